@@ -1,0 +1,78 @@
+# Set-up, tests and checks. Needs Python 3.11+, Rust 1.88+ and a C/C++ compiler; the rest goes into .venv.
+# Choose the interpreter with PYTHON=python3.12 make ...
+
+.DEFAULT_GOAL := help
+# The targets share .venv and target/, and their closing lines are read in order.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+PY := .venv/bin/python
+SETUP = python=$$(sh tools/python.sh) && "$$python" tools/setup.py
+CARGO_FLAGS := --workspace --locked
+
+# .venv is made anew in a moved checkout, and where PYTHON asks for another version. With no PYTHON, .venv's own stays.
+MADE := $(shell cat .venv/.made 2>/dev/null)
+ASKED := $(if $(PYTHON),$(shell $$(PYTHON='$(PYTHON)' sh tools/python.sh 2>/dev/null) -c 'import platform; print(platform.python_version())')|)
+FRESH := $(if $(MADE),$(if $(findstring |$(CURDIR)|$(ASKED),$(MADE)),,--fresh))
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
+
+demo: .venv/.core ## rehearse an answer with a tiny random model, from set-up to replay
+	@.venv/bin/matrix demo
+
+test: lint test-rust test-python ## lint, then all tests that need no GPU and no model file
+
+lint: lint-rust lint-python ## check formatting, clippy, types and stubs
+
+lint-rust: check
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
+	    { echo "set-up: cargo has no fmt or clippy: rustup component add rustfmt clippy" >&2; exit 1; }
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	PYO3_NO_PYTHON=1 cargo clippy $(CARGO_FLAGS) --all-targets --features python -- -D warnings
+
+lint-python: .venv/.core
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest matrix_py._core --mypy-config-file pyproject.toml
+
+test-rust: check ## the Rust tests; no Python module is built
+	cargo test $(CARGO_FLAGS)
+
+test-python: .venv/.core .venv/.vocab ## the Python tests; more with: make test-python ARGS="-k replay"
+	$(PY) -m pytest $(ARGS)
+
+format: .venv/.deps ## format Rust and Python, and sort imports
+	cargo fmt --all
+	$(PY) -m ruff check --select I --fix
+	$(PY) -m ruff format
+
+build: .venv/.core ## set up .venv and build the Rust core
+
+vocab: .venv/.vocab ## fetch the vocabularies that some tests read
+
+check: # what a build needs and cannot fetch
+	@$(SETUP) check
+
+.venv/.deps: pyproject.toml constraints.txt $(if $(FRESH),FORCE)
+	@$(SETUP) deps $(FRESH)
+
+CORE_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
+.venv/.core: .venv/.deps $(CORE_SOURCES) $(if $(wildcard matrix_py/_core*.so),,FORCE)
+	@$(SETUP) core
+
+# Not there after a failure, which is a warning: the tests skip, and the next make tries again.
+.venv/.vocab: .venv/.deps
+	@$(PY) tools/setup.py vocab
+
+clean: ## remove what was built, keep .venv
+	rm -rf target matrix_py/_core*.so .venv/.core .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find matrix_py tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	rm -rf .venv
+
+FORCE:
+.PHONY: help demo test lint lint-rust lint-python test-rust test-python format build vocab check clean distclean FORCE

@@ -1,0 +1,418 @@
+//! The batching loop: turns in, answers out. It runs on a thread of its own, which alone touches the model; the GIL is never held there.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
+use rayon::prelude::*;
+
+use crate::batch::Rectangle;
+use crate::error::{Error, Result};
+use crate::grammar::Grammars;
+use crate::hash::Hash;
+use crate::model::Model;
+use crate::prefix;
+use crate::scheduler::{MIN_BATCH, Phase, Span, plan};
+use crate::sequence::Sequence;
+use crate::slots::Slots;
+use crate::turn::{Completion, Facts, Finish, Outcome, Turn, numbered_path};
+use crate::vocab::Tokenizer;
+
+/// How the engine uses the model. None of it changes what is said where the model is deterministic.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Begin prompts with what other sequences left in KV.
+    pub prefix_reuse: bool,
+    /// Tokens that a turn may hold, prompt and completion together: configuration, never what happens to fit. At most the model's.
+    pub context: usize,
+}
+
+/// A turn that is done, well or badly.
+#[derive(Debug)]
+pub struct Answer {
+    pub turn: Turn,
+    pub result: Result<Completion>,
+}
+
+/// What the engine has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub prefill_calls: u64,
+    pub decode_calls: u64,
+    pub prefilled_tokens: u64,
+    pub cached_tokens: u64,
+    pub generated_tokens: u64,
+    /// KV streams copied, for reuse of a prefix or to close a gap.
+    pub stream_copies: u64,
+    pub turns: u64,
+    pub failed_turns: u64,
+    /// Sequences in flight, and turns waiting for a slot, at the last step.
+    pub running: u64,
+    pub waiting: u64,
+}
+
+enum Command {
+    Run(Box<Sequence>),
+    Answer(Box<Answer>),
+    CancelScene(Hash),
+}
+
+/// Handle of the engine's thread. Methods take `&self` and may be called from any thread.
+pub struct Engine {
+    commands: Mutex<Option<Sender<Command>>>,
+    answers: Receiver<Answer>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    stats: Arc<Mutex<Stats>>,
+    tokenizer: Arc<Tokenizer>,
+    grammars: Mutex<Option<Grammars>>,
+    context: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Start the engine's thread on `model`, which is dropped there when the engine closes.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when an option does not fit the model.
+    pub fn open(model: Box<dyn Model>, tokenizer: Arc<Tokenizer>, options: Options) -> Result<Self> {
+        let limits = model.limits();
+        let option = |name, value: usize, expected: String| Err(Error::Option { name, value: value.to_string(), expected });
+        if options.context > limits.context || options.context < 3 {
+            return option("context", options.context, format!("between 3 and {}", limits.context));
+        }
+        if limits.batch < MIN_BATCH {
+            return option("batch", limits.batch, format!("at least {MIN_BATCH}"));
+        }
+        if limits.vocab != tokenizer.size() {
+            return option("vocab", limits.vocab, format!("{}, the size of the vocabulary", tokenizer.size()));
+        }
+        let (commands, inbox) = unbounded();
+        let (outbox, answers) = unbounded();
+        let stats = Arc::default();
+        let run = Loop {
+            slots: Slots::new(limits.slots),
+            batch: limits.batch,
+            model,
+            tokenizer: Arc::clone(&tokenizer),
+            prefix_reuse: options.prefix_reuse,
+            waiting: VecDeque::new(),
+            admitted: 0,
+            outbox,
+            stats: Stats::default(),
+            shared_stats: Arc::clone(&stats),
+        };
+        let thread = std::thread::Builder::new()
+            .name("matrix-engine".into())
+            .spawn(move || run.run(&inbox))
+            .map_err(|error| Error::Option { name: "thread", value: error.to_string(), expected: "startable".into() })?;
+        Ok(Self {
+            commands: Mutex::new(Some(commands)),
+            answers,
+            thread: Mutex::new(Some(thread)),
+            stats,
+            tokenizer,
+            grammars: Mutex::new(None),
+            context: options.context,
+        })
+    }
+
+    /// Queue turns. Their answers come from [`Engine::collect`], in the order in which they are done.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; the first turn whose prompt or form cannot be used ([`Error::PromptTooShort`], [`Error::Form`],
+    /// [`Error::Vocabulary`]): then none is queued.
+    pub fn submit(&self, turns: Vec<Turn>) -> Result<()> {
+        let commands = turns.into_iter().map(|turn| self.prepare(turn)).collect::<Result<Vec<_>>>()?;
+        let sender = lock(&self.commands);
+        let sender = sender.as_ref().ok_or(Error::Closed)?;
+        commands.into_iter().try_for_each(|command| sender.send(command).map_err(|_| Error::Closed))
+    }
+
+    /// Answers that are there; when there are none, wait up to `timeout` for the first.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the engine's thread has ended and nothing is left to collect.
+    pub fn collect(&self, timeout: Duration) -> Result<Vec<Answer>> {
+        let first = match self.answers.recv_timeout(timeout) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
+        };
+        Ok(std::iter::once(first).chain(self.answers.try_iter()).collect())
+    }
+
+    /// Cancel every turn of a scene; each is answered with [`Error::Cancelled`] unless it was done already.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn cancel(&self, scene: Hash) -> Result<()> {
+        let sender = lock(&self.commands);
+        sender.as_ref().ok_or(Error::Closed)?.send(Command::CancelScene(scene)).map_err(|_| Error::Closed)
+    }
+
+    /// What the engine has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        *lock(&self.stats)
+    }
+
+    /// The tokenizer in use.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Stop after the step under way, drop the model, and wait for the thread. Turns in flight are not answered. Closing twice is fine.
+    pub fn close(&self) {
+        lock(&self.commands).take();
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic of the loop was already answered as errors of the turns in flight.
+            let _ = thread.join();
+        }
+    }
+
+    fn prepare(&self, turn: Turn) -> Result<Command> {
+        let prompt = self.tokenizer.encode(&turn.segments)?;
+        if prompt.len() < 2 {
+            return Err(Error::PromptTooShort { path: turn.path, tokens: prompt.len() });
+        }
+        if prompt.len() + 1 > self.context {
+            let facts = Facts { prompt_tokens: u32::try_from(prompt.len()).unwrap_or(u32::MAX), ..Facts::default() };
+            let completion = Completion {
+                scene: turn.scene,
+                path: turn.path.clone(),
+                attempt: turn.attempt,
+                request: turn.request,
+                outcome: Outcome::TooLong,
+                finish: Finish::None,
+                text: String::new(),
+                facts,
+            };
+            return Ok(Command::Answer(Box::new(Answer { turn, result: Ok(completion) })));
+        }
+        let form = turn.sampling.form.as_deref().map(|form| self.form(form)).transpose()?;
+        let max_tokens = (turn.sampling.max_tokens as usize).min(self.context - prompt.len());
+        Ok(Command::Run(Box::new(Sequence::new(turn, prompt, max_tokens, form))))
+    }
+
+    fn form(&self, form: &str) -> Result<crate::grammar::Form> {
+        let mut grammars = lock(&self.grammars);
+        if grammars.is_none() {
+            // Built at the first form: it takes a second with a large vocabulary.
+            *grammars = Some(Grammars::new(&self.tokenizer)?);
+        }
+        grammars.as_mut().ok_or(Error::Closed)?.form(form)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// State of the engine's thread.
+struct Loop {
+    model: Box<dyn Model>,
+    tokenizer: Arc<Tokenizer>,
+    slots: Slots,
+    batch: usize,
+    prefix_reuse: bool,
+    waiting: VecDeque<Box<Sequence>>,
+    /// Sequences admitted so far: the order of the next.
+    admitted: u64,
+    outbox: Sender<Answer>,
+    stats: Stats,
+    shared_stats: Arc<Mutex<Stats>>,
+}
+
+impl Loop {
+    fn run(mut self, inbox: &Receiver<Command>) {
+        // A bug must not leave anybody waiting for an answer that never comes.
+        if catch_unwind(AssertUnwindSafe(|| while self.receive(inbox) { self.step() })).is_err() {
+            let reason = "the engine's loop panicked: please report it".to_owned();
+            for slot in 0..self.slots.len() {
+                if let Some(sequence) = self.slots.vacate(slot) {
+                    self.fail(sequence, Error::Decode { tokens: 0, reason: reason.clone() });
+                }
+            }
+            while let Some(sequence) = self.waiting.pop_front() {
+                self.fail(*sequence, Error::Decode { tokens: 0, reason: reason.clone() });
+            }
+        }
+    }
+
+    /// Take all commands that are there; wait for one when there is nothing to do. False when the engine closes.
+    fn receive(&mut self, inbox: &Receiver<Command>) -> bool {
+        loop {
+            let idle = self.waiting.is_empty() && self.slots.running() == 0;
+            let command = if idle { inbox.recv().map_err(|_| TryRecvError::Disconnected) } else { inbox.try_recv() };
+            match command {
+                Ok(Command::Run(sequence)) => self.waiting.push_back(sequence),
+                Ok(Command::Answer(answer)) => self.answer(*answer),
+                Ok(Command::CancelScene(scene)) => self.cancel(scene),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        self.admit();
+        self.close_gaps();
+        let phases: Vec<Phase> = self.slots.iter().map(|sequence| sequence.map_or(Phase::Free, Sequence::phase)).collect();
+        for span in plan(&phases, self.batch) {
+            self.run_span(span);
+        }
+        self.stats.running = self.slots.running() as u64;
+        self.stats.waiting = self.waiting.len() as u64;
+        *lock(&self.shared_stats) = self.stats;
+    }
+
+    /// Give waiting turns the lowest free slots, with what is in KV of their prompts.
+    fn admit(&mut self) {
+        while let Some(slot) = self.slots.lowest_free() {
+            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            let hit = if self.prefix_reuse { prefix::find(&self.slots, sequence.prompt(), slot) } else { None };
+            let mut cached = 0;
+            if let Some(hit) = hit {
+                if hit.slot != slot {
+                    self.copy(hit.slot, slot);
+                }
+                cached = hit.length;
+            }
+            if !self.model.truncate(slot, cached) {
+                cached = 0;
+            }
+            sequence.admit(self.admitted, cached);
+            self.admitted += 1;
+            self.stats.cached_tokens += cached as u64;
+            self.slots.occupy(slot, *sequence);
+        }
+    }
+
+    /// With nobody waiting, move the highest sequences into the gaps that finished ones left, so that decoding stays one rectangle.
+    fn close_gaps(&mut self) {
+        while let (Some(to), Some(from)) = (self.slots.lowest_free(), self.slots.highest_running()) {
+            if to > from {
+                return;
+            }
+            self.copy(from, to);
+            if let Some(sequence) = self.slots.vacate(from) {
+                self.slots.occupy(to, sequence);
+            }
+        }
+    }
+
+    fn copy(&mut self, from: usize, to: usize) {
+        self.model.copy(from, to);
+        self.stats.stream_copies += 1;
+    }
+
+    fn run_span(&mut self, span: Span) {
+        let mut rectangle = Rectangle::new(span.first, span.width);
+        for slot in span.first..span.first + span.rows {
+            if let Some(sequence) = self.slots.get(slot) {
+                let (tokens, position, output) = sequence.next_tokens(span.width);
+                rectangle.push_row(tokens, position, output);
+            }
+        }
+        if span.width == 1 {
+            self.stats.decode_calls += 1;
+        } else {
+            self.stats.prefill_calls += 1;
+            self.stats.prefilled_tokens += (span.rows * span.width) as u64;
+        }
+        match self.decode_and_sample(&rectangle) {
+            Ok(results) => {
+                for (slot, result) in results {
+                    self.settle(slot, result);
+                }
+            }
+            Err(error) => {
+                for slot in span.first..span.first + span.rows {
+                    self.settle(slot, Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Decode a rectangle and let each sequence that wanted logits choose its token, in parallel. Returns the slots of those.
+    fn decode_and_sample(&mut self, rectangle: &Rectangle) -> Result<Vec<(usize, Result<()>)>> {
+        self.model.decode(rectangle)?;
+        let outputs = rectangle.outputs.iter().filter(|&&output| output).count();
+        let logits = if outputs > 0 { self.model.logits()? } else { Vec::new() };
+        if logits.len() != outputs {
+            let reason = format!("{} rows of logits instead of {outputs}", logits.len());
+            return Err(Error::Decode { tokens: rectangle.tokens.len(), reason });
+        }
+        let mut wanting = Vec::with_capacity(outputs);
+        for (row, sequence) in self.slots.range_mut(rectangle.first_slot, rectangle.rows()).enumerate() {
+            sequence.advance(rectangle.width);
+            if rectangle.outputs[row] {
+                wanting.push((rectangle.first_slot + row, sequence));
+            }
+        }
+        self.stats.generated_tokens += outputs as u64;
+        let tokenizer = &*self.tokenizer;
+        let sample = |((slot, sequence), logits): ((usize, &mut Sequence), &[f32])| (slot, sequence.sample(logits, tokenizer));
+        // One row is not worth waking the pool for.
+        Ok(if outputs == 1 {
+            wanting.into_iter().zip(logits).map(sample).collect()
+        } else {
+            wanting.into_par_iter().zip(logits).map(sample).collect()
+        })
+    }
+
+    /// Answer a sequence that is finished or failed, and free its slot.
+    fn settle(&mut self, slot: usize, result: Result<()>) {
+        match result {
+            Ok(()) if self.slots.get(slot).is_some_and(Sequence::is_finished) => {
+                if let Some(sequence) = self.slots.vacate(slot) {
+                    let (turn, completion) = sequence.complete();
+                    self.answer(Answer { turn, result: Ok(completion) });
+                }
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if let Some(sequence) = self.slots.vacate(slot) {
+                    self.fail(sequence, error);
+                }
+                // What the failed call left in KV is not known.
+                self.slots.clear(slot);
+                self.model.truncate(slot, 0);
+            }
+        }
+    }
+
+    fn cancel(&mut self, scene: Hash) {
+        let (cancelled, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|sequence| sequence.turn.scene == scene);
+        self.waiting = waiting;
+        let cancelled: VecDeque<Box<Sequence>> = cancelled;
+        let running: Vec<usize> =
+            self.slots.iter().enumerate().filter(|(_, s)| s.is_some_and(|s| s.turn.scene == scene)).map(|(slot, _)| slot).collect();
+        let running: Vec<Sequence> = running.into_iter().filter_map(|slot| self.slots.vacate(slot)).collect();
+        for sequence in cancelled.into_iter().map(|boxed| *boxed).chain(running) {
+            let path = numbered_path(&sequence.turn.path, sequence.turn.attempt);
+            self.fail(sequence, Error::Cancelled { path });
+        }
+    }
+
+    fn fail(&mut self, sequence: Sequence, error: Error) {
+        let (turn, _) = sequence.complete();
+        self.answer(Answer { turn, result: Err(error) });
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        self.stats.turns += 1;
+        self.stats.failed_turns += u64::from(answer.result.is_err());
+        // Nobody collects any more when the engine is being closed.
+        let _ = self.outbox.send(answer);
+    }
+}

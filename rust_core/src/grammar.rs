@@ -1,0 +1,95 @@
+//! Forms: Lark grammars that bind a completion token by token, through llguidance.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::{Matcher, ParserFactory};
+use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+
+use crate::error::{Error, Result};
+use crate::vocab::{Token, Tokenizer};
+
+/// Distinct forms kept compiled. A scene has a handful, but names of roles may be part of them.
+const KEPT_FORMS: usize = 256;
+
+/// Compiles forms for one vocabulary.
+pub struct Grammars {
+    factory: ParserFactory,
+    compiled: HashMap<String, Matcher>,
+}
+
+impl Grammars {
+    /// # Errors
+    /// [`Error::Vocabulary`] when the vocabulary has no token that ends an answer, or llguidance refuses it.
+    pub fn new(tokenizer: &Tokenizer) -> Result<Self> {
+        let ends: Vec<u32> = tokenizer.end_tokens().into_iter().map(i32::cast_unsigned).collect();
+        let first = *ends.first().ok_or_else(|| Error::Vocabulary { reason: "no token ends an answer, so no form can end".into() })?;
+        let size = u32::try_from(tokenizer.size()).map_err(|_| Error::Vocabulary { reason: "more than 2^32 tokens".into() })?;
+        let words: Vec<Vec<u8>> = (0..).take(tokenizer.size()).map(|token| grammar_bytes(tokenizer, token)).collect();
+        let trie = TokTrie::from(&TokRxInfo::new(size, first), &words).with_eos_tokens(&ends);
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new_simple(&env).map_err(|error| Error::Vocabulary { reason: one_line(&error.to_string()) })?;
+        factory.quiet();
+        Ok(Self { factory, compiled: HashMap::new() })
+    }
+
+    /// A fresh matcher of that form.
+    ///
+    /// # Errors
+    /// [`Error::Form`] when the form is not a grammar.
+    pub fn form(&mut self, grammar: &str) -> Result<Form> {
+        if let Some(matcher) = self.compiled.get(grammar) {
+            return Ok(Form(matcher.deep_clone()));
+        }
+        let parser = self.factory.create_parser(TopLevelGrammar::from_lark(grammar.to_owned()));
+        let matcher = Matcher::new(parser);
+        if let Some(reason) = matcher.get_error() {
+            return Err(Error::Form { reason: one_line(&reason) });
+        }
+        if self.compiled.len() >= KEPT_FORMS {
+            self.compiled.clear();
+        }
+        self.compiled.insert(grammar.to_owned(), matcher.deep_clone());
+        Ok(Form(matcher))
+    }
+}
+
+/// A form as far as a completion has filled it.
+pub struct Form(Matcher);
+
+impl Form {
+    /// The tokens that may come next; those that end the answer are among them once the form may end.
+    ///
+    /// # Errors
+    /// The reason, when llguidance gives up (a grammar that explodes).
+    pub fn mask(&mut self) -> std::result::Result<SimpleVob, String> {
+        self.0.compute_mask_or_eos().map_err(|error| one_line(&error.to_string()))
+    }
+
+    /// Take a token that the mask allows. True when the form is complete and nothing may follow.
+    ///
+    /// # Errors
+    /// The reason, when llguidance gives up.
+    pub fn accept(&mut self, token: Token) -> std::result::Result<bool, String> {
+        self.0.consume_token(token.cast_unsigned()).map_err(|error| one_line(&error.to_string()))?;
+        Ok(self.0.is_stopped())
+    }
+}
+
+/// Marks stand behind llguidance's marker byte, so that no text rule matches them.
+fn grammar_bytes(tokenizer: &Tokenizer, token: Token) -> Vec<u8> {
+    let bytes = tokenizer.bytes(token);
+    if tokenizer.is_special(token) || tokenizer.ends_turn(token) {
+        [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes].concat()
+    } else if bytes.first() == Some(&TokTrie::SPECIAL_TOKEN_MARKER) {
+        // The byte 0xFF occurs in no UTF-8 text.
+        Vec::new()
+    } else {
+        bytes.to_vec()
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,283 @@
+//! The event log in memory: it sequences and hashes the events of open scenes, and buffers rows until the writer takes them as Arrow
+//! batches. It does not know where they are written.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arrow::array::{
+    ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, ListBuilder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder, UInt32Builder,
+    UInt64Builder,
+};
+
+use crate::error::{Error, Result};
+use crate::event::{Chain, Event};
+use crate::hash::Hash;
+use crate::payload::Payload;
+use crate::turn::{Completion, Turn};
+
+/// Texts remembered as already handed to the writer. Beyond this many the memory starts anew, and the writer, which knows what the file
+/// holds, drops the repetitions: memory stays bounded however long the run is.
+const KNOWN_TEXTS: usize = 1 << 16;
+
+/// Rows that the writer has to store in one transaction, in this order: no event without its completions.
+pub struct Batches {
+    pub texts: RecordBatch,
+    pub completions: RecordBatch,
+    pub events: RecordBatch,
+}
+
+/// Sequences, hashes and buffers.
+#[derive(Default)]
+pub struct EventLog {
+    chains: HashMap<Hash, OpenScene>,
+    events: Vec<(Event, i64)>,
+    completions: Vec<(Recorded, i64)>,
+    texts: Vec<(Hash, String)>,
+    known_texts: HashSet<Hash>,
+}
+
+struct OpenScene {
+    chain: Chain,
+    /// Events that the file already holds: derived again on resume, compared by the caller, not written twice.
+    stored: u32,
+}
+
+/// A completion with the texts replaced by their hashes.
+struct Recorded {
+    completion: Completion,
+    kind: String,
+    text: Hash,
+    segments: Vec<(Hash, bool)>,
+}
+
+impl EventLog {
+    /// Begin a scene's chain. Its first `stored` events are in the file already and will not be handed to the writer.
+    ///
+    /// # Errors
+    /// [`Error::SceneOpenTwice`].
+    pub fn open(&mut self, scene: Hash, stored: u32) -> Result<()> {
+        let open = OpenScene { chain: Chain::new(scene), stored };
+        match self.chains.insert(scene, open) {
+            None => Ok(()),
+            Some(_) => Err(Error::SceneOpenTwice { scene: scene.to_string() }),
+        }
+    }
+
+    /// Append an event to its scene's chain.
+    ///
+    /// # Errors
+    /// [`Error::SceneNotOpen`].
+    pub fn append(&mut self, scene: Hash, payload: Payload) -> Result<Event> {
+        let open = self.chains.get_mut(&scene).ok_or_else(|| Error::SceneNotOpen { scene: scene.to_string() })?;
+        let event = open.chain.append(payload);
+        if event.seq >= open.stored {
+            self.events.push((event.clone(), now_us()));
+        }
+        Ok(event)
+    }
+
+    /// Forget a scene, finished or left open, and return its chain.
+    ///
+    /// # Errors
+    /// [`Error::SceneNotOpen`].
+    pub fn close(&mut self, scene: Hash) -> Result<Chain> {
+        self.chains.remove(&scene).map(|open| open.chain).ok_or_else(|| Error::SceneNotOpen { scene: scene.to_string() })
+    }
+
+    /// Buffer a completion, with its text and the segments of its prompt.
+    pub fn record(&mut self, turn: &Turn, completion: Completion) {
+        let segments = turn.segments.iter().map(|segment| (self.text(&segment.text), segment.trusted)).collect();
+        let text = self.text(&completion.text);
+        self.completions.push((Recorded { completion, kind: turn.kind.clone(), text, segments }, now_us()));
+    }
+
+    /// Buffer a text, unless the writer has had it, and return its address.
+    pub fn text(&mut self, text: &str) -> Hash {
+        let hash = Hash::of(text.as_bytes());
+        if self.known_texts.len() >= KNOWN_TEXTS {
+            self.known_texts.clear();
+        }
+        if self.known_texts.insert(hash) {
+            self.texts.push((hash, text.to_owned()));
+        }
+        hash
+    }
+
+    /// Number of buffered rows.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.events.len() + self.completions.len() + self.texts.len()
+    }
+
+    /// Take everything buffered, as Arrow batches; `None` when there is nothing.
+    ///
+    /// # Panics
+    /// Never: the builders are filled row by row, so their lengths agree.
+    pub fn drain(&mut self) -> Option<Batches> {
+        if self.pending() == 0 {
+            return None;
+        }
+        let texts = texts_batch(&std::mem::take(&mut self.texts));
+        let completions = completions_batch(&std::mem::take(&mut self.completions));
+        let events = events_batch(&std::mem::take(&mut self.events));
+        Some(Batches { texts, completions, events })
+    }
+}
+
+fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn hashes(rows: usize) -> FixedSizeBinaryBuilder {
+    FixedSizeBinaryBuilder::with_capacity(rows, 32)
+}
+
+fn push(builder: &mut FixedSizeBinaryBuilder, hash: Hash) {
+    builder.append_value(hash.0).expect("a hash has 32 bytes");
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter(columns).expect("columns of one length")
+}
+
+fn texts_batch(rows: &[(Hash, String)]) -> RecordBatch {
+    let (mut hash, mut text) = (hashes(rows.len()), StringBuilder::new());
+    for (address, content) in rows {
+        push(&mut hash, *address);
+        text.append_value(content);
+    }
+    batch(vec![("hash", Arc::new(hash.finish())), ("text", Arc::new(text.finish()))])
+}
+
+fn events_batch(rows: &[(Event, i64)]) -> RecordBatch {
+    let (mut scene, mut seq, mut kind) = (hashes(rows.len()), UInt32Builder::new(), StringBuilder::new());
+    let (mut payload, mut hash, mut at) = (StringBuilder::new(), hashes(rows.len()), TimestampMicrosecondBuilder::new());
+    for (event, time_us) in rows {
+        push(&mut scene, event.scene);
+        seq.append_value(event.seq);
+        kind.append_value(event.payload.kind());
+        payload.append_value(event.payload.as_str());
+        push(&mut hash, event.hash);
+        at.append_value(*time_us);
+    }
+    batch(vec![
+        ("scene", Arc::new(scene.finish())),
+        ("seq", Arc::new(seq.finish())),
+        ("kind", Arc::new(kind.finish())),
+        ("payload", Arc::new(payload.finish())),
+        ("hash", Arc::new(hash.finish())),
+        ("at", Arc::new(at.finish())),
+    ])
+}
+
+fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
+    let (mut scene, mut path, mut attempt) = (hashes(rows.len()), StringBuilder::new(), UInt32Builder::new());
+    let (mut kind, mut request) = (StringBuilder::new(), hashes(rows.len()));
+    let (mut outcome, mut finish, mut text) = (StringBuilder::new(), StringBuilder::new(), hashes(rows.len()));
+    let mut segments = ListBuilder::new(hashes(rows.len() * 8));
+    let mut trusted = ListBuilder::new(BooleanBuilder::new());
+    let mut counts: [UInt32Builder; 4] = Default::default();
+    let mut times: [UInt64Builder; 3] = Default::default();
+    let mut at = TimestampMicrosecondBuilder::new();
+    for (row, time_us) in rows {
+        let Completion { facts, .. } = row.completion;
+        push(&mut scene, row.completion.scene);
+        path.append_value(&row.completion.path);
+        attempt.append_value(row.completion.attempt);
+        kind.append_value(&row.kind);
+        push(&mut request, row.completion.request);
+        outcome.append_value(row.completion.outcome.name());
+        finish.append_value(row.completion.finish.name());
+        push(&mut text, row.text);
+        for (address, trust) in &row.segments {
+            push(segments.values(), *address);
+            trusted.values().append_value(*trust);
+        }
+        segments.append(true);
+        trusted.append(true);
+        let tokens = [facts.prompt_tokens, facts.cached_tokens, facts.generated_tokens, facts.masked_tokens];
+        counts.iter_mut().zip(tokens).for_each(|(builder, value)| builder.append_value(value));
+        let spans = [facts.queued, facts.prefill, facts.decode];
+        times.iter_mut().zip(spans).for_each(|(builder, span)| builder.append_value(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)));
+        at.append_value(*time_us);
+    }
+    let [mut prompt_tokens, mut cached_tokens, mut generated_tokens, mut masked_tokens] = counts;
+    let [mut queued, mut prefill, mut decode] = times;
+    batch(vec![
+        ("scene", Arc::new(scene.finish())),
+        ("path", Arc::new(path.finish())),
+        ("attempt", Arc::new(attempt.finish())),
+        ("kind", Arc::new(kind.finish())),
+        ("request", Arc::new(request.finish())),
+        ("outcome", Arc::new(outcome.finish())),
+        ("finish", Arc::new(finish.finish())),
+        ("text", Arc::new(text.finish())),
+        ("segments", Arc::new(segments.finish())),
+        ("trusted", Arc::new(trusted.finish())),
+        ("prompt_tokens", Arc::new(prompt_tokens.finish())),
+        ("cached_tokens", Arc::new(cached_tokens.finish())),
+        ("generated_tokens", Arc::new(generated_tokens.finish())),
+        ("masked_tokens", Arc::new(masked_tokens.finish())),
+        ("queued_us", Arc::new(queued.finish())),
+        ("prefill_us", Arc::new(prefill.finish())),
+        ("decode_us", Arc::new(decode.finish())),
+        ("at", Arc::new(at.finish())),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::turn::{Facts, Finish, Outcome, Segment, tests::sampling};
+
+    fn payload(text: &str) -> Payload {
+        Payload::parse(format!(r#"{{"kind":"Tested","v":1,"text":"{text}"}}"#)).unwrap()
+    }
+
+    #[test]
+    fn a_stored_prefix_is_derived_but_not_written_again() {
+        let scene = Hash::of(b"scene");
+        let (mut first, mut resumed) = (EventLog::default(), EventLog::default());
+        first.open(scene, 0).unwrap();
+        resumed.open(scene, 2).unwrap();
+        for text in ["a", "b", "c"] {
+            assert_eq!(first.append(scene, payload(text)).unwrap(), resumed.append(scene, payload(text)).unwrap());
+        }
+        assert_eq!(first.drain().unwrap().events.num_rows(), 3);
+        assert_eq!(resumed.drain().unwrap().events.num_rows(), 1);
+        assert_eq!(first.close(scene).unwrap(), resumed.close(scene).unwrap());
+    }
+
+    #[test]
+    fn scenes_open_once_and_close_once() {
+        let scene = Hash::of(b"scene");
+        let mut log = EventLog::default();
+        assert!(matches!(log.append(scene, payload("a")), Err(Error::SceneNotOpen { .. })));
+        log.open(scene, 0).unwrap();
+        assert!(matches!(log.open(scene, 0), Err(Error::SceneOpenTwice { .. })));
+        log.close(scene).unwrap();
+        assert!(matches!(log.close(scene), Err(Error::SceneNotOpen { .. })));
+    }
+
+    #[test]
+    fn a_text_is_handed_over_once() {
+        let mut log = EventLog::default();
+        let segments = vec![Segment { text: "same".into(), trusted: true }, Segment { text: "same".into(), trusted: false }];
+        let turn = Turn::new(0, Hash::of(b"s"), "p".into(), 1, "k".into(), segments, sampling()).unwrap();
+        let completion = Completion {
+            scene: turn.scene,
+            path: turn.path.clone(),
+            attempt: 1,
+            request: turn.request,
+            outcome: Outcome::Text,
+            finish: Finish::Eos,
+            text: "same".into(),
+            facts: Facts::default(),
+        };
+        log.record(&turn, completion);
+        let batches = log.drain().unwrap();
+        assert_eq!((batches.texts.num_rows(), batches.completions.num_rows()), (1, 1));
+        assert!(log.drain().is_none());
+    }
+}

@@ -1,0 +1,198 @@
+//! A turn in flight.
+
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::grammar::Form;
+use crate::sampler::{choose, uniform};
+use crate::scheduler::Phase;
+use crate::turn::{Completion, Facts, Finish, Outcome, Turn, numbered_path};
+use crate::vocab::{Token, Tokenizer};
+
+/// A turn, its tokens, and how far it is.
+pub struct Sequence {
+    pub turn: Turn,
+    prompt: Vec<Token>,
+    /// Prompt tokens in KV.
+    filled: usize,
+    generated: Vec<Token>,
+    max_tokens: usize,
+    form: Option<Form>,
+    text: Vec<u8>,
+    finish: Option<Finish>,
+    /// Order of admission, for the scheduler.
+    pub order: u64,
+    facts: Facts,
+    times: Times,
+    scratch: Vec<(f32, Token)>,
+}
+
+struct Times {
+    submitted: Instant,
+    admitted: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+impl Sequence {
+    /// A turn with its prompt's tokens, before it has a slot. `max_tokens` is the turn's budget within the context.
+    #[must_use]
+    pub fn new(turn: Turn, prompt: Vec<Token>, max_tokens: usize, form: Option<Form>) -> Self {
+        let facts = Facts { prompt_tokens: count(prompt.len()), ..Facts::default() };
+        let times = Times { submitted: Instant::now(), admitted: None, first_token: None };
+        Self {
+            turn,
+            prompt,
+            filled: 0,
+            generated: Vec::new(),
+            max_tokens,
+            form,
+            text: Vec::new(),
+            finish: None,
+            order: 0,
+            facts,
+            times,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The prompt's tokens.
+    #[must_use]
+    pub fn prompt(&self) -> &[Token] {
+        &self.prompt
+    }
+
+    /// The prompt tokens that are in KV.
+    #[must_use]
+    pub fn prompt_in_kv(&self) -> &[Token] {
+        &self.prompt[..self.filled]
+    }
+
+    /// The sequence gets a slot whose KV holds its first `cached` tokens.
+    pub fn admit(&mut self, order: u64, cached: usize) {
+        self.order = order;
+        self.filled = cached;
+        self.facts.cached_tokens = count(cached);
+        self.times.admitted = Some(Instant::now());
+    }
+
+    /// What the sequence needs next.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.prompt.len() - self.filled {
+            0 => Phase::Decode,
+            remaining => Phase::Prefill { remaining, order: self.order },
+        }
+    }
+
+    /// The next `width` tokens for the model, the position of the first, and whether logits are wanted after the last.
+    ///
+    /// # Panics
+    /// When a decoding sequence is asked for more than its one token: an error of the scheduler.
+    #[must_use]
+    pub fn next_tokens(&self, width: usize) -> (&[Token], usize, bool) {
+        if self.filled < self.prompt.len() {
+            let end = self.filled + width;
+            return (&self.prompt[self.filled..end], self.filled, end == self.prompt.len());
+        }
+        assert_eq!(width, 1, "generated tokens are decoded one by one");
+        let last = self.generated.len() - 1;
+        (&self.generated[last..], self.prompt.len() + last, true)
+    }
+
+    /// The model has taken the tokens of [`Sequence::next_tokens`].
+    pub fn advance(&mut self, width: usize) {
+        if self.filled < self.prompt.len() {
+            self.filled += width;
+        }
+    }
+
+    /// Choose the next token from the logits after the last one.
+    ///
+    /// # Errors
+    /// [`Error::Sampling`] when there is nothing to choose from.
+    pub fn sample(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Result<()> {
+        self.times.first_token.get_or_insert_with(Instant::now);
+        let settings = &self.turn.sampling;
+        let random = uniform(self.turn.key, self.generated.len() as u64);
+        let path = || numbered_path(&self.turn.path, self.turn.attempt);
+        let failed = |reason: String| Error::Sampling { path: path(), reason };
+        let mask = self.form.as_mut().map(Form::mask).transpose().map_err(failed)?;
+        let token = choose(logits, settings, &self.generated, mask.as_ref(), random, &mut self.scratch)
+            .ok_or_else(|| failed("no token is left to choose: the model gave no usable logits, or the form allows nothing".into()))?;
+        if let Some(mask) = &mask {
+            let free = choose(logits, settings, &self.generated, None, random, &mut self.scratch);
+            self.facts.masked_tokens += u32::from(free.is_none_or(|free| !mask.is_allowed(free.cast_unsigned())));
+        }
+        if tokenizer.ends_turn(token) {
+            self.finish = Some(if self.form.is_some() { Finish::Form } else { Finish::Eos });
+            return Ok(());
+        }
+        self.generated.push(token);
+        let before = self.text.len();
+        self.text.extend_from_slice(tokenizer.bytes(token));
+        let complete = match &mut self.form {
+            Some(form) => form.accept(token).map_err(|reason| Error::Sampling { path: path(), reason })?,
+            None => false,
+        };
+        self.finish = if complete {
+            Some(Finish::Form)
+        } else if self.cut_at_stop(before) {
+            Some(Finish::Stop)
+        } else if self.generated.len() >= self.max_tokens {
+            Some(Finish::Length)
+        } else {
+            None
+        };
+        Ok(())
+    }
+
+    /// Whether the sequence is complete.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finish.is_some()
+    }
+
+    /// The completion of a finished sequence.
+    #[must_use]
+    pub fn complete(self) -> (Turn, Completion) {
+        let finish = self.finish.unwrap_or(Finish::None);
+        // A form that a stop text or the budget cut is not complete, even where the grammar could have ended there.
+        let outcome = if self.form.is_some() && finish != Finish::Form { Outcome::FormFailed } else { Outcome::Text };
+        let now = Instant::now();
+        let admitted = self.times.admitted.unwrap_or(now);
+        let first_token = self.times.first_token.unwrap_or(now);
+        let facts = Facts {
+            generated_tokens: count(self.generated.len()),
+            queued: admitted - self.times.submitted,
+            prefill: first_token.saturating_duration_since(admitted),
+            decode: now - first_token,
+            ..self.facts
+        };
+        let completion = Completion {
+            scene: self.turn.scene,
+            path: self.turn.path.clone(),
+            attempt: self.turn.attempt,
+            request: self.turn.request,
+            outcome,
+            finish,
+            text: String::from_utf8_lossy(&self.text).into_owned(),
+            facts,
+        };
+        (self.turn, completion)
+    }
+
+    /// Cut the text before the first stop text that the bytes from `before` on complete.
+    fn cut_at_stop(&mut self, before: usize) -> bool {
+        let first = self.turn.sampling.stop.iter().filter_map(|stop| {
+            let from = before.saturating_sub(stop.len() - 1);
+            self.text[from..].windows(stop.len()).position(|window| window == stop.as_bytes()).map(|at| from + at)
+        });
+        let Some(at) = first.min() else { return false };
+        self.text.truncate(at);
+        true
+    }
+}
+
+fn count(tokens: usize) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,190 @@
+//! The engine on the scripted model: the same text in any company, no turn lost, no slot leaked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use matrix_core::engine::{Answer, Engine, Options};
+use matrix_core::error::Error;
+use matrix_core::hash::Hash;
+use matrix_core::scripted::{ByteVocab, Scripted};
+use matrix_core::turn::{Completion, Finish, Outcome, Sampling, Segment, Turn};
+use matrix_core::vocab::Tokenizer;
+use proptest::prelude::*;
+
+const CONTEXT: usize = 200;
+
+fn open(slots: usize, batch: usize, prefix_reuse: bool) -> Engine {
+    open_on(Scripted::new(slots, CONTEXT, batch), prefix_reuse)
+}
+
+fn open_on(model: Scripted, prefix_reuse: bool) -> Engine {
+    let tokenizer = Arc::new(Tokenizer::new(Box::new(ByteVocab::default())).unwrap());
+    Engine::open(Box::new(model), tokenizer, Options { prefix_reuse, context: CONTEXT }).unwrap()
+}
+
+fn sampling(max_tokens: u32) -> Sampling {
+    Sampling {
+        max_tokens,
+        temperature: 0.7,
+        top_k: 0,
+        top_p: 0.9,
+        min_p: 0.0,
+        repetition_penalty: 1.1,
+        stop: vec!["!".into()],
+        form: None,
+    }
+}
+
+fn turn(scene: &str, path: &str, prompt: &str, sampling: Sampling) -> Turn {
+    let segments = vec![Segment { text: "<s><|role|>".into(), trusted: true }, Segment { text: prompt.into(), trusted: false }];
+    Turn::new(7, Hash::of(scene.as_bytes()), path.into(), 1, "test".into(), segments, sampling).unwrap()
+}
+
+fn collect(engine: &Engine, count: usize) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while answers.len() < count {
+        let more = engine.collect(Duration::from_secs(20)).unwrap();
+        assert!(!more.is_empty(), "{} of {count} answers, then silence: {:?}", answers.len(), engine.stats());
+        answers.extend(more);
+    }
+    answers
+}
+
+fn texts(answers: Vec<Answer>) -> BTreeMap<String, (String, Finish, Outcome)> {
+    let text = |completion: Completion| (completion.text, completion.finish, completion.outcome);
+    answers.into_iter().map(|answer| (answer.turn.path, text(answer.result.unwrap()))).collect()
+}
+
+fn run(engine: &Engine, turns: Vec<Turn>) -> Vec<Answer> {
+    let count = turns.len();
+    engine.submit(turns).unwrap();
+    collect(engine, count)
+}
+
+fn work() -> impl Strategy<Value = Vec<(usize, usize, u32)>> {
+    // Shared beginnings of different length, own endings, budgets.
+    prop::collection::vec((0usize..120, 0usize..40, 1u32..40), 1..30)
+}
+
+fn turns(work: &[(usize, usize, u32)]) -> Vec<Turn> {
+    let shared = "The same beginning again and again. ".repeat(4);
+    let prompt = |i: usize, head: usize, tail: usize| format!("{}{}", &shared[..head], format!("{i} ").repeat(tail.div_ceil(2)));
+    work.iter().enumerate().map(|(i, &(head, tail, max))| turn("s", &format!("t{i}"), &prompt(i, head, tail), sampling(max))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn texts_do_not_depend_on_slots_batch_or_reuse(work in work(), slots in 1usize..9, batch in 4usize..200, reuse: bool) {
+        let expected = texts(run(&open(1, 512, false), turns(&work)));
+        let engine = open(slots, batch, reuse);
+        prop_assert_eq!(texts(run(&engine, turns(&work))), expected);
+        let stats = engine.stats();
+        prop_assert_eq!((stats.running, stats.waiting, stats.failed_turns), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_failed_call_fails_its_turns_only(work in work(), slots in 1usize..9, bad in 0usize..40) {
+        let expected = texts(run(&open(1, 512, false), turns(&work)));
+        let engine = open_on(Scripted::new(slots, CONTEXT, 64).failing(move |call| call == bad || call == bad + 7), true);
+        for answer in run(&engine, turns(&work)) {
+            match answer.result {
+                Ok(completion) => prop_assert_eq!(&completion.text, &expected[&answer.turn.path].0),
+                Err(error) => prop_assert!(matches!(error, Error::Decode { .. }), "{error}"),
+            }
+        }
+        // What failed can be asked again on the same engine, and every slot works.
+        prop_assert_eq!(texts(run(&engine, turns(&work))).len(), expected.len());
+    }
+}
+
+#[test]
+fn shared_beginnings_are_prefilled_once_where_a_slot_has_them() {
+    let engine = open(4, 512, true);
+    let prompt = |i: usize| format!("{} {i}", "A long beginning. ".repeat(8));
+    run(&engine, vec![turn("s", "first", &prompt(0), sampling(2))]);
+    let before = engine.stats();
+    run(&engine, (1..9).map(|i| turn("s", &format!("t{i}"), &prompt(i), sampling(2))).collect());
+    let after = engine.stats();
+    assert!(after.prefilled_tokens - before.prefilled_tokens <= 8 * 6, "{after:?}");
+    assert!(after.cached_tokens > 8 * 130, "{after:?}");
+}
+
+#[test]
+fn a_prompt_that_leaves_no_room_is_an_outcome_and_a_budget_is_cut_to_the_context() {
+    let engine = open(2, 64, true);
+    // BOS and role mark make 2 tokens more.
+    let full = texts(run(&engine, vec![turn("s", "full", &"x".repeat(CONTEXT - 2), sampling(5))]));
+    assert_eq!(full["full"].2, Outcome::TooLong);
+    let free = Sampling { stop: vec![], temperature: 0.0, ..sampling(5) };
+    let last = run(&engine, vec![turn("s", "last", &"x".repeat(CONTEXT - 3), free)]);
+    let completion = last[0].result.as_ref().unwrap();
+    assert!(completion.facts.generated_tokens <= 1 && completion.outcome == Outcome::Text);
+}
+
+#[test]
+fn forms_bind_and_a_cut_form_is_failed() {
+    let engine = open(3, 64, true);
+    let form = |max, form: &str| Sampling { form: Some(form.into()), stop: vec![], ..sampling(max) };
+    let yes_no = "start: \"yes\" | \"no\"";
+    let list = "start: name (\", \" name){2}\nname: /[a-z]{3,8}/";
+    let answers = texts(run(
+        &engine,
+        vec![
+            turn("s", "verdict", "Is it so?", form(8, yes_no)),
+            turn("s", "list", "Name three.", form(60, list)),
+            turn("s", "cut", "Name three.", form(4, list)),
+        ],
+    ));
+    assert!(["yes", "no"].contains(&answers["verdict"].0.as_str()), "{answers:?}");
+    assert_eq!(answers["verdict"].1, Finish::Form);
+    assert_eq!((answers["list"].0.split(", ").count(), answers["list"].2), (3, Outcome::Text), "{answers:?}");
+    assert_eq!((answers["cut"].1, answers["cut"].2), (Finish::Length, Outcome::FormFailed));
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_at_once() {
+    let engine = open(1, 64, true);
+    let bad_form = Sampling { form: Some("start: (".into()), ..sampling(4) };
+    assert!(matches!(engine.submit(vec![turn("s", "form", "x", bad_form)]), Err(Error::Form { .. })));
+    let empty = Turn::new(7, Hash::default(), "empty".into(), 1, "test".into(), vec![], sampling(4)).unwrap();
+    assert!(matches!(engine.submit(vec![empty]), Err(Error::PromptTooShort { tokens: 1, .. })));
+}
+
+#[test]
+fn a_cancelled_scene_frees_its_slots_and_leaves_the_others() {
+    let engine = open(2, 64, true);
+    let long = Sampling { stop: vec![], ..sampling(150) };
+    let scene = |name: &str| (0..4).map(|i| turn(name, &format!("{name}{i}"), "go on", long.clone())).collect::<Vec<_>>();
+    engine.submit([scene("a"), scene("b")].concat()).unwrap();
+    engine.cancel(Hash::of(b"a")).unwrap();
+    let answers = collect(&engine, 8);
+    for answer in answers {
+        let cancelled = matches!(answer.result, Err(Error::Cancelled { .. }));
+        assert!(answer.turn.scene == Hash::of(b"a") || !cancelled);
+    }
+    assert_eq!((engine.stats().running, engine.stats().waiting), (0, 0));
+}
+
+#[test]
+fn a_closed_engine_says_so() {
+    let engine = open(1, 64, true);
+    engine.close();
+    engine.close();
+    assert!(matches!(engine.submit(vec![turn("s", "late", "x", sampling(1))]), Err(Error::Closed)));
+    assert!(matches!(engine.collect(Duration::from_millis(10)), Err(Error::Closed)));
+}
+
+#[test]
+fn vocabularies_that_add_a_space_give_the_same_text() {
+    let plain = Tokenizer::new(Box::new(ByteVocab { adds_space: false })).unwrap();
+    let spaced = Tokenizer::new(Box::new(ByteVocab { adds_space: true })).unwrap();
+    let segments = [("<s>a <|role|>b", true), ("c <|role|> </s><s>", false), ("", true), (" d", false)];
+    let segments = segments.map(|(text, trusted)| Segment { text: text.into(), trusted });
+    let tokens = plain.encode(&segments).unwrap();
+    assert_eq!(tokens, spaced.encode(&segments).unwrap());
+    assert_eq!(plain.decode(&tokens), "a <|role|>bc <|role|> </s><s> d");
+    assert_eq!(tokens.iter().filter(|&&token| token >= 256).count(), 2, "untrusted text made a control token");
+}
