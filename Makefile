@@ -7,11 +7,13 @@
 .DELETE_ON_ERROR:
 
 PY := .venv/bin/python
-SETUP = python=$$(sh tools/python.sh) && "$$python" tools/setup.py
+# The interpreter that makes .venv.
+BASE = python=$$(sh tools/python.sh) && "$$python"
 CARGO_FLAGS := --workspace --locked
 
-# .venv is made anew in a moved checkout, and where PYTHON asks for another version. With no PYTHON, .venv's own stays.
-MADE := $(shell cat .venv/.made 2>/dev/null)
+# .venv is made anew where its Python is gone, in a moved checkout, and where PYTHON asks for another version. With no
+# PYTHON, .venv's own stays.
+MADE := $(shell if [ -x $(PY) ]; then cat .venv/.made 2>/dev/null; else echo gone; fi)
 ASKED := $(if $(PYTHON),$(shell $$(PYTHON='$(PYTHON)' sh tools/python.sh 2>/dev/null) -c 'import platform; print(platform.python_version())')|)
 FRESH := $(if $(MADE),$(if $(findstring |$(CURDIR)|$(ASKED),$(MADE)),,--fresh))
 
@@ -54,14 +56,14 @@ build: .venv/.core ## set up .venv and build the Rust core
 vocab: .venv/.vocab ## fetch the vocabularies that some tests read
 
 check: # what a build needs and cannot fetch
-	@$(SETUP) check
+	@$(BASE) tools/check.py
 
 .venv/.deps: pyproject.toml constraints.txt $(if $(FRESH),FORCE)
-	@$(SETUP) deps $(FRESH)
+	@$(BASE) tools/setup.py deps $(FRESH)
 
 CORE_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
 .venv/.core: .venv/.deps $(CORE_SOURCES) $(if $(wildcard matrix_py/_core*.so),,FORCE)
-	@$(SETUP) core
+	@$(BASE) tools/setup.py core
 
 # Not there after a failure, which is a warning: the tests skip, and the next make tries again.
 .venv/.vocab: .venv/.deps

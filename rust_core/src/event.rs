@@ -61,8 +61,23 @@ pub fn scene_id(scene: &str, instruction: &str, response: Option<&str>, occurren
     hasher.text(response.unwrap_or_default()).int(occurrence).finish()
 }
 
-/// The root of a run: over its configuration, then the id and the last hash of each scene, in input order.
-#[must_use]
-pub fn run_root(config: Hash, scenes: impl IntoIterator<Item = (Hash, Hash)>) -> Hash {
-    scenes.into_iter().fold(Hasher::new("matrix.root.1").hash(config), |hasher, (id, last)| hasher.hash(id).hash(last)).finish()
+/// The root of a run: a hash over its configuration, then the id and the last hash of each scene, in input order.
+pub struct Root(Hasher);
+
+impl Root {
+    #[must_use]
+    pub fn new(config: Hash) -> Self {
+        Self(Hasher::new("matrix.root.1").hash(config))
+    }
+
+    /// Add the next scene.
+    #[must_use]
+    pub fn scene(self, scene: Hash, last: Hash) -> Self {
+        Self(self.0.hash(scene).hash(last))
+    }
+
+    #[must_use]
+    pub fn finish(self) -> Hash {
+        self.0.finish()
+    }
 }

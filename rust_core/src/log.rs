@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow::array::{
-    ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, ListBuilder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder, UInt32Builder,
-    UInt64Builder,
+use arrow_array::builder::{
+    BooleanBuilder, FixedSizeBinaryBuilder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder, UInt32Builder, UInt64Builder,
 };
+use arrow_array::{ArrayRef, RecordBatch};
 
 use crate::error::{Error, Result};
 use crate::event::{Chain, Event};
@@ -23,6 +23,7 @@ const KNOWN_TEXTS: usize = 1 << 16;
 /// Rows that the writer has to store in one transaction, in this order: no event without its completions.
 pub struct Batches {
     pub texts: RecordBatch,
+    pub scenes: RecordBatch,
     pub completions: RecordBatch,
     pub events: RecordBatch,
 }
@@ -34,6 +35,7 @@ pub struct EventLog {
     events: Vec<(Event, i64)>,
     completions: Vec<(Recorded, i64)>,
     texts: Vec<(Hash, String)>,
+    scenes: Vec<(SceneRow, Hash, Option<Hash>)>,
     known_texts: HashSet<Hash>,
 }
 
@@ -41,6 +43,24 @@ struct OpenScene {
     chain: Chain,
     /// Events that the file already holds: derived again on resume, compared by the caller, not written twice.
     stored: u32,
+}
+
+/// A scene as the run's input lists it.
+#[derive(Clone, Debug)]
+pub struct SceneRow {
+    pub scene: Hash,
+    /// Place in the run's input, from 0: the order of the run root.
+    pub position: u64,
+    /// Name of the input, and the place in it.
+    pub label: String,
+    pub row: u64,
+    /// Earlier scenes of the run with the same instruction and response.
+    pub occurrence: u64,
+    pub instruction: String,
+    /// The given response, if there is one.
+    pub response: Option<String>,
+    /// The input's other columns, as JSON.
+    pub meta: String,
 }
 
 /// A completion with the texts replaced by their hashes.
@@ -85,6 +105,13 @@ impl EventLog {
         self.chains.remove(&scene).map(|open| open.chain).ok_or_else(|| Error::SceneNotOpen { scene: scene.to_string() })
     }
 
+    /// Buffer a scene of the run's input, with its texts.
+    pub fn add_scene(&mut self, scene: SceneRow) {
+        let instruction = self.text(&scene.instruction);
+        let response = scene.response.as_deref().map(|response| self.text(response));
+        self.scenes.push((scene, instruction, response));
+    }
+
     /// Buffer a completion, with its text and the segments of its prompt.
     pub fn record(&mut self, turn: &Turn, completion: Completion) {
         let segments = turn.segments.iter().map(|segment| (self.text(&segment.text), segment.trusted)).collect();
@@ -107,7 +134,7 @@ impl EventLog {
     /// Number of buffered rows.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.events.len() + self.completions.len() + self.texts.len()
+        self.events.len() + self.completions.len() + self.texts.len() + self.scenes.len()
     }
 
     /// Take everything buffered, as Arrow batches; `None` when there is nothing.
@@ -119,9 +146,10 @@ impl EventLog {
             return None;
         }
         let texts = texts_batch(&std::mem::take(&mut self.texts));
+        let scenes = scenes_batch(&std::mem::take(&mut self.scenes));
         let completions = completions_batch(&std::mem::take(&mut self.completions));
         let events = events_batch(&std::mem::take(&mut self.events));
-        Some(Batches { texts, completions, events })
+        Some(Batches { texts, scenes, completions, events })
     }
 }
 
@@ -150,6 +178,35 @@ fn texts_batch(rows: &[(Hash, String)]) -> RecordBatch {
     batch(vec![("hash", Arc::new(hash.finish())), ("text", Arc::new(text.finish()))])
 }
 
+fn scenes_batch(rows: &[(SceneRow, Hash, Option<Hash>)]) -> RecordBatch {
+    let (mut scene, mut instruction, mut response) = (hashes(rows.len()), hashes(rows.len()), hashes(rows.len()));
+    let (mut position, mut row, mut occurrence) = (UInt64Builder::new(), UInt64Builder::new(), UInt64Builder::new());
+    let (mut label, mut meta) = (StringBuilder::new(), StringBuilder::new());
+    for (content, instruction_text, response_text) in rows {
+        push(&mut scene, content.scene);
+        position.append_value(content.position);
+        label.append_value(&content.label);
+        row.append_value(content.row);
+        occurrence.append_value(content.occurrence);
+        push(&mut instruction, *instruction_text);
+        match response_text {
+            Some(text) => push(&mut response, *text),
+            None => response.append_null(),
+        }
+        meta.append_value(&content.meta);
+    }
+    batch(vec![
+        ("scene", Arc::new(scene.finish())),
+        ("position", Arc::new(position.finish())),
+        ("label", Arc::new(label.finish())),
+        ("row", Arc::new(row.finish())),
+        ("occurrence", Arc::new(occurrence.finish())),
+        ("instruction", Arc::new(instruction.finish())),
+        ("response", Arc::new(response.finish())),
+        ("meta", Arc::new(meta.finish())),
+    ])
+}
+
 fn events_batch(rows: &[(Event, i64)]) -> RecordBatch {
     let (mut scene, mut seq, mut kind) = (hashes(rows.len()), UInt32Builder::new(), StringBuilder::new());
     let (mut payload, mut hash, mut at) = (StringBuilder::new(), hashes(rows.len()), TimestampMicrosecondBuilder::new());
@@ -167,7 +224,7 @@ fn events_batch(rows: &[(Event, i64)]) -> RecordBatch {
         ("kind", Arc::new(kind.finish())),
         ("payload", Arc::new(payload.finish())),
         ("hash", Arc::new(hash.finish())),
-        ("at", Arc::new(at.finish())),
+        ("recorded_at", Arc::new(at.finish())),
     ])
 }
 
@@ -222,7 +279,7 @@ fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
         ("queued_us", Arc::new(queued.finish())),
         ("prefill_us", Arc::new(prefill.finish())),
         ("decode_us", Arc::new(decode.finish())),
-        ("at", Arc::new(at.finish())),
+        ("recorded_at", Arc::new(at.finish())),
     ])
 }
 

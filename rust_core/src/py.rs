@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow::array::{RecordBatch, RecordBatchIterator, RecordBatchReader};
-use arrow::ffi_stream::FFI_ArrowArrayStream;
+use arrow_array::{RecordBatch, RecordBatchIterator, RecordBatchReader};
+use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule};
@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::event::{self, Chain};
 use crate::hash::Hash;
 use crate::llama::{LlamaModel, LlamaVocab, MAX_SEQUENCES, ffi};
-use crate::log::EventLog;
+use crate::log::{EventLog, SceneRow};
 use crate::model::{Limits, Model};
 use crate::payload::Payload;
 use crate::sampler::uniform;
@@ -275,7 +275,7 @@ impl ArrowBatch {
     }
 }
 
-type PyBatches = (ArrowBatch, ArrowBatch, ArrowBatch);
+type PyBatches = (ArrowBatch, ArrowBatch, ArrowBatch, ArrowBatch);
 
 /// Sequences, hashes and buffers the rows of a run.
 #[pyclass(name = "EventLog", frozen, module = "matrix_py._core")]
@@ -310,6 +310,24 @@ impl PyEventLog {
         Ok(())
     }
 
+    #[pyo3(signature = (scene, *, position, label, row, occurrence, instruction, response, meta))]
+    #[allow(clippy::too_many_arguments)]
+    fn add_scene(
+        &self,
+        scene: Hash,
+        position: u64,
+        label: String,
+        row: u64,
+        occurrence: u64,
+        instruction: String,
+        response: Option<String>,
+        meta: String,
+    ) -> PyResult<()> {
+        let row = SceneRow { scene, position, label, row, occurrence, instruction, response, meta };
+        self.0.lock().map_err(panicked)?.add_scene(row);
+        Ok(())
+    }
+
     fn text(&self, text: &str) -> PyResult<Hash> {
         Ok(self.0.lock().map_err(panicked)?.text(text))
     }
@@ -321,7 +339,7 @@ impl PyEventLog {
 
     fn drain(&self, py: Python<'_>) -> PyResult<Option<PyBatches>> {
         let batches = py.detach(|| Ok::<_, PyErr>(self.0.lock().map_err(panicked)?.drain()))?;
-        Ok(batches.map(|b| (ArrowBatch(b.texts), ArrowBatch(b.completions), ArrowBatch(b.events))))
+        Ok(batches.map(|b| (ArrowBatch(b.texts), ArrowBatch(b.scenes), ArrowBatch(b.completions), ArrowBatch(b.events))))
     }
 }
 
@@ -498,8 +516,13 @@ fn scene_id(scene: &str, instruction: &str, response: Option<&str>, occurrence: 
 }
 
 #[pyfunction]
-fn run_root(config: Hash, scenes: Vec<(Hash, Hash)>) -> Hash {
-    event::run_root(config, scenes)
+fn run_root(config: Hash, scenes: &Bound<'_, PyAny>) -> PyResult<Hash> {
+    let mut root = event::Root::new(config);
+    for pair in scenes.try_iter()? {
+        let (scene, last) = pair?.extract()?;
+        root = root.scene(scene, last);
+    }
+    Ok(root.finish())
 }
 
 #[pyfunction]

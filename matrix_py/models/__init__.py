@@ -1,0 +1,1 @@
+"""Model files: finding them, vetting them, rendering their chat templates."""

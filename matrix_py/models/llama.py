@@ -1,0 +1,177 @@
+"""llama.cpp through llama-cpp-python's low-level structs: open a model and its contexts, and hand Rust what it needs.
+
+The `Llama` class is not used: it evaluates one sequence at a time, and its finalisers free what Rust still holds. Importing `llama_cpp`
+installs a Python log callback, which takes the GIL on whatever native thread logs and so can deadlock; this module replaces it with the
+core's at once, so import llama_cpp through here.
+"""
+
+import ctypes
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+import llama_cpp.llama_cpp as _llama  # noqa: E402  # the variable above is read when the library is loaded
+
+from matrix_py import _core  # noqa: E402
+from matrix_py.errors import ModelError  # noqa: E402
+
+_llama.llama_log_set(ctypes.cast(_core.log_callback_address(), _llama.llama_log_callback), ctypes.c_void_p(0))
+
+LLAMA_CPP_VERSION = version("llama-cpp-python")
+_FLASH_ATTENTION_OFF = 0
+_FLASH_ATTENTION_AUTO = -1
+_TYPE_F16 = 1
+# llama.cpp pads a stream's context to this many tokens.
+_CONTEXT_STEP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ContextShape:
+    """Sizes of a context.
+
+    Attributes:
+        slots: sequences that may be in KV at the same time, 1 to 256.
+        slot_context: tokens a sequence.
+        batch: tokens a call to llama.cpp may hold.
+        threads: CPU threads.
+        exact: flash attention off, as the deterministic mode needs it.
+        count_sub_batches: let `_core.sub_batches()` count what llama.cpp makes of the calls (tests, benchmarks).
+    """
+
+    slots: int
+    slot_context: int
+    batch: int
+    threads: int
+    exact: bool
+    count_sub_batches: bool = False
+
+
+class LlamaModel:
+    """An open model. Close its engines and contexts first."""
+
+    def __init__(self, path: Path, *, gpu_layers: int = 0) -> None:
+        """Load a vetted GGUF.
+
+        Args:
+            path: the file.
+            gpu_layers: layers to put on a GPU; -1 for all.
+
+        Raises:
+            ModelError: llama.cpp cannot load it, or its vocabulary cannot be used.
+        """
+        _llama.llama_backend_init()
+        parameters = _llama.llama_model_default_params()
+        parameters.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 0x7FFFFFFF
+        self.path = path
+        self._model: Any = _llama.llama_model_load_from_file(os.fsencode(path), parameters)
+        if not self._model:
+            raise ModelError(f"model {path} cannot be loaded: {_last_log()}")
+        try:
+            self.vocab: Any = _llama.llama_model_get_vocab(self._model)
+            self.tokenizer = _tokenizer(self.vocab)
+        except BaseException:
+            self.close()
+            raise
+
+    def context(self, shape: ContextShape) -> "LlamaContext":
+        """Open a context.
+
+        Raises:
+            ModelError: there is not enough memory, or llama.cpp refuses the sizes.
+        """
+        return LlamaContext(self, self._model, shape)
+
+    def kv_bytes_per_token(self) -> int:
+        """Return the size of one token's keys and values in F16, over all layers; an estimate for models with unusual layers."""
+        heads, kv_heads = _llama.llama_model_n_head(self._model), _llama.llama_model_n_head_kv(self._model)
+        width = _llama.llama_model_n_embd(self._model) // max(heads, 1) * kv_heads
+        return int(_llama.llama_model_n_layer(self._model) * width * 2 * 2)
+
+    def close(self) -> None:
+        """Free the model. Closing twice is fine."""
+        model, self._model = self._model, None
+        if model:
+            _llama.llama_model_free(model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class LlamaContext:
+    """An open context with one KV stream a sequence."""
+
+    def __init__(self, model: LlamaModel, pointer: Any, shape: ContextShape) -> None:
+        """Use `LlamaModel.context`."""
+        self.shape = shape
+        self.slot_context = -(-shape.slot_context // _CONTEXT_STEP) * _CONTEXT_STEP
+        parameters = _llama.llama_context_default_params()
+        parameters.n_ctx = self.slot_context * shape.slots
+        parameters.n_batch = parameters.n_ubatch = shape.batch
+        parameters.n_seq_max = shape.slots
+        parameters.n_threads = parameters.n_threads_batch = shape.threads
+        parameters.flash_attn_type = _FLASH_ATTENTION_OFF if shape.exact else _FLASH_ATTENTION_AUTO
+        parameters.type_k = parameters.type_v = _TYPE_F16
+        parameters.kv_unified = False
+        # Prefix reuse needs every position; a sliding window would have dropped some.
+        parameters.swa_full = True
+        parameters.no_perf = True
+        if shape.count_sub_batches:
+            get_name = ctypes.cast(_llama._lib.ggml_get_name, ctypes.c_void_p).value
+            callback = _core.count_sub_batches(get_name or 0)
+            parameters.cb_eval = ctypes.cast(callback, _llama.ggml_backend_sched_eval_callback)
+        self._context: Any = _llama.llama_init_from_model(pointer, parameters)
+        if not self._context:
+            size = model.kv_bytes_per_token() * self.slot_context * shape.slots / 2**20
+            raise ModelError(
+                f"{shape.slots} sequences of {self.slot_context} tokens ({size:.0f} MiB of KV) cannot be opened: {_last_log()}: "
+                "lower --parallel or --ctx"
+            )
+
+    @property
+    def address(self) -> int:
+        """Address of the `llama_context`. Whoever uses it must be done before `close`."""
+        return int(ctypes.cast(self._context, ctypes.c_void_p).value or 0)
+
+    def close(self) -> None:
+        """Free the context. Closing twice is fine."""
+        context, self._context = self._context, None
+        if context:
+            _llama.llama_free(context)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def system_info() -> str:
+    """Return llama.cpp's description of the machine and of how it was built, in one line."""
+    info: bytes = _llama.llama_print_system_info()
+    return info.decode("utf-8", errors="replace").strip()
+
+
+def supports_gpu() -> bool:
+    """Return whether this llama.cpp was built with a GPU backend that finds a device."""
+    return bool(_llama.llama_supports_gpu_offload())
+
+
+def _tokenizer(vocab: Any) -> _core.Tokenizer:
+    batch = _llama.llama_batch
+    layout = {"size of llama_batch": ctypes.sizeof(batch)}
+    layout |= {f"offset of llama_batch.{name}": getattr(batch, name).offset for name, *_ in batch._fields_}
+    addresses = {name: ctypes.cast(getattr(_llama._lib, name), ctypes.c_void_p).value or 0 for name in _core.LLAMA_SYMBOLS}
+    return _core.Tokenizer(addresses=addresses, layout=layout, vocab=ctypes.cast(vocab, ctypes.c_void_p).value or 0)
+
+
+def _last_log() -> str:
+    lines = _core.take_llama_log()
+    return lines[-1] if lines else "llama.cpp gives no reason"

@@ -1,0 +1,332 @@
+"""The pump: it drives many scene coroutines against one answerer. Live, resumed, replayed and tested runs all use it.
+
+A scene's turns are answered from what the log holds of the scene, as far as it goes, and then by the answerer; its events are compared
+with those in the log, as far as they go. So replay is a run without an answerer, and resume is replay that goes on.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from matrix_py import _core
+from matrix_py.errors import DivergenceError, EngineError, MatrixError
+from matrix_py.prompts import Prompts
+from matrix_py.scene.context import Done, Scene, SceneFunction, TurnTooLong
+from matrix_py.types import Event, FormFellBack, SceneEnd, SceneFinished, SceneStarted, encode
+
+
+class Answerer(Protocol):
+    """Who answers turns: the engine, or a script."""
+
+    def submit(self, turns: list[_core.Turn]) -> None:
+        """Queue turns.
+
+        Raises:
+            MatrixError: a turn cannot be asked; then none is queued.
+        """
+
+    def collect(self, timeout_s: float) -> list[tuple[_core.Turn, _core.Completion | Exception]]:
+        """Return what is answered; wait up to `timeout_s` seconds for the first. An exception is no completion: it may be retried."""
+
+    def cancel(self, scene: bytes) -> None:
+        """Cancel a scene's turns. Answers to them may still come."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as the log holds it."""
+
+    payload: str
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredScene:
+    """A scene of the run, with what the log holds of it.
+
+    Attributes:
+        events: in the order of their sequence numbers, which are 0, 1, 2 and so on.
+        completions: by path and attempt, with the request that each answers.
+    """
+
+    scene: bytes
+    instruction: str
+    response: str | None
+    occurrence: int
+    events: list[StoredEvent] = field(default_factory=list)
+    completions: dict[tuple[str, int], tuple[bytes, str, str, str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the scenes and turns that a pump has driven."""
+
+    completed: int = 0
+    failed: int = 0  # finished, with `end` failed: part of the log like any other
+    open: int = 0  # left open by an engine error
+    turns: int = 0  # turns answered, recorded ones included
+    live_turns: int = 0
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    fallbacks: int = 0
+    divergences: list[DivergenceError] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)  # the first few reasons why scenes stayed open
+
+    @property
+    def scenes(self) -> int:
+        """Scenes that are done with, one way or another."""
+        return self.completed + self.failed + self.open + len(self.divergences)
+
+
+class _OpenScene:
+    """A scene under way."""
+
+    def __init__(self, stored: StoredScene, scene: Scene, coroutine: Coroutine[Any, Any, SceneEnd]) -> None:
+        self.stored = stored
+        self.scene = scene
+        self.coroutine = coroutine
+        self.next_seq = 0
+        self.waiting = 0  # turns that the answerer has
+
+
+class Pump:
+    """Drives scenes, a window of them at a time: memory does not grow with their number."""
+
+    def __init__(
+        self,
+        function: SceneFunction,
+        name: str,
+        *,
+        prompts: Prompts,
+        seed: int,
+        log: _core.EventLog,
+        answerer: Answerer | None,
+        window: int,
+        on_progress: Callable[[Counts, int], None] | None = None,
+        keep_up: Callable[[], None] | None = None,
+    ) -> None:
+        """Set up a pump.
+
+        Args:
+            function: the scene's code.
+            name: the scene's name, part of each SceneStarted.
+            prompts: prompts and settings.
+            seed: the run's seed.
+            log: gives events their sequence numbers and hashes, and buffers what is new.
+            answerer: answers the turns that the log does not hold; None for a replay.
+            window: scenes open at a time.
+            on_progress: called with the counts and the number of open scenes, after each round.
+            keep_up: called each round; blocks while the writer is behind, and raises if it failed.
+        """
+        self._function = function
+        self._name = name
+        self._prompts = prompts
+        self._seed = seed
+        self._log = log
+        self._answerer = answerer
+        self._window = window
+        self._on_progress = on_progress
+        self._keep_up = keep_up
+        self._open: dict[bytes, _OpenScene] = {}
+        self._asked: list[_core.Turn] = []
+        self.counts = Counts()
+
+    def run(self, scenes: Iterable[StoredScene]) -> Counts:
+        """Drive all scenes to their end, and return what became of them.
+
+        Raises:
+            EngineError: the answerer is gone.
+            StoreError: the writer failed.
+        """
+        source = iter(scenes)
+        try:
+            while self._fill(source) or self._open:
+                if self._keep_up is not None:
+                    self._keep_up()
+                self._submit()
+                if self._open and self._answerer is not None:
+                    for turn, result in self._answerer.collect(0.2):
+                        self._take(turn, result)
+                if self._on_progress is not None:
+                    self._on_progress(self.counts, len(self._open))
+        finally:
+            # After an error or Ctrl-C: what the log holds is whole, and resume goes on from there.
+            for open_scene in list(self._open.values()):
+                self._leave(open_scene)
+        return self.counts
+
+    def _fill(self, source: Iterator[StoredScene]) -> bool:
+        """Open scenes up to the window, as many as that at most, for some may end at once. False when there are no more."""
+        for _ in range(self._window - len(self._open)):
+            stored = next(source, None)
+            if stored is None:
+                return False
+            self._begin(stored)
+        return True
+
+    def _begin(self, stored: StoredScene) -> None:
+        self._log.open(stored.scene, len(stored.events))
+        scene = Scene(
+            stored.scene,
+            stored.instruction,
+            stored.response,
+            seed=self._seed,
+            prompts=self._prompts,
+            emit=lambda event: self._append(open_scene, event),
+        )
+        open_scene = _OpenScene(stored, scene, self._drive(scene, stored))
+        self._open[stored.scene] = open_scene
+        self._step(open_scene, None)
+
+    async def _drive(self, scene: Scene, stored: StoredScene) -> SceneEnd:
+        """Run a scene's code between the events that frame every scene's own."""
+        response = stored.response
+        scene.emit(
+            SceneStarted(
+                scene=self._name,
+                instruction=_core.blake3(stored.instruction.encode()).hex(),
+                response=None if response is None else _core.blake3(response.encode()).hex(),
+                occurrence=stored.occurrence,
+            )
+        )
+        end: SceneEnd = "completed"
+        reason = ""
+        try:
+            await self._function(scene)
+        except TurnTooLong as error:
+            end, reason = "failed", str(error)
+        scene.emit(SceneFinished(count=self._open[stored.scene].next_seq, end=end, reason=reason))
+        return end
+
+    def _append(self, open_scene: _OpenScene, event: Event) -> None:
+        payload = encode(event)
+        seq, digest = self._log.append(open_scene.stored.scene, payload)
+        open_scene.next_seq = seq + 1
+        self.counts.fallbacks += isinstance(event, FormFellBack)
+        if seq < len(open_scene.stored.events):
+            expected = open_scene.stored.events[seq]
+            if expected.payload != payload.decode():
+                raise self._divergence(open_scene, seq, expected.payload, payload.decode())
+            if expected.hash != digest:
+                raise self._divergence(open_scene, seq, f"hash {expected.hash.hex()}", f"hash {digest.hex()}")
+
+    def _divergence(self, open_scene: _OpenScene, seq: int, expected: str, actual: str) -> DivergenceError:
+        return DivergenceError(open_scene.stored.scene.hex(), seq, expected, actual)
+
+    def _step(self, open_scene: _OpenScene, done: Done | None) -> None:
+        """Run a scene's code until all the turns that it waits for are with the answerer, or it ends."""
+        ready: deque[Done | None] = deque([done])
+        try:
+            while ready:
+                for turn in open_scene.coroutine.send(ready.popleft()):  # type: ignore[arg-type]  # None starts a coroutine
+                    recorded = self._recorded(open_scene, turn)
+                    if recorded is not None:
+                        self.counts.turns += 1
+                        ready.append((turn, recorded))
+                    else:
+                        open_scene.waiting += 1
+                        self._asked.append(turn)
+            if self._answerer is None:
+                self._missing(open_scene)
+        except StopIteration as stop:
+            self._end(open_scene, stop.value)
+        except DivergenceError as error:
+            self.counts.divergences.append(error)
+            self._leave(open_scene)
+        except Exception as error:
+            # A bug in the scene's code, or a prompt that cannot be rendered: this scene's failure, and no other's.
+            self._abandon(open_scene, error)
+
+    def _recorded(self, open_scene: _OpenScene, turn: _core.Turn) -> _core.Completion | None:
+        found = open_scene.stored.completions.get((turn.path, turn.attempt))
+        if found is None:
+            return None
+        request, text, outcome, finish = found
+        if request != turn.request:
+            name = turn.path if turn.attempt == 1 else f"{turn.path}#{turn.attempt}"
+            raise self._divergence(
+                open_scene, open_scene.next_seq, f"request {request.hex()} of turn {name}", f"request {turn.request.hex()}"
+            )
+        return _core.Completion(turn, text=text, outcome=outcome, finish=finish)
+
+    def _missing(self, open_scene: _OpenScene) -> None:
+        """In a replay, a turn waits for a completion that the log does not hold: fine where the scene was left open there."""
+        path = self._asked[0].path
+        self._asked.clear()
+        seq, stored = open_scene.next_seq, open_scene.stored.events
+        if seq < len(stored):
+            raise self._divergence(open_scene, seq, stored[seq].payload, f"turn {path}, whose completion is missing")
+        self.counts.open += 1
+        self._leave(open_scene)
+
+    def _end(self, open_scene: _OpenScene, end: SceneEnd) -> None:
+        self._leave(open_scene)
+        seq, stored = open_scene.next_seq, open_scene.stored.events
+        if seq < len(stored):
+            self.counts.divergences.append(self._divergence(open_scene, seq, stored[seq].payload, "the end of the scene"))
+        elif end == "completed":
+            self.counts.completed += 1
+        else:
+            self.counts.failed += 1
+
+    def _abandon(self, open_scene: _OpenScene, error: Exception) -> None:
+        self.counts.open += 1
+        if len(self.counts.errors) < 5:
+            text = str(error) if isinstance(error, MatrixError) else f"{type(error).__name__}: {error}"
+            self.counts.errors.append(f"scene {open_scene.stored.scene.hex()[:12]}: {text}")
+        self._leave(open_scene)
+
+    def _leave(self, open_scene: _OpenScene) -> None:
+        scene = open_scene.stored.scene
+        if self._open.pop(scene, None) is None:
+            return
+        self._asked = [turn for turn in self._asked if turn.scene != scene]
+        if open_scene.waiting and self._answerer is not None:
+            with contextlib.suppress(EngineError):  # an engine that is gone has nothing to cancel
+                self._answerer.cancel(scene)
+        open_scene.coroutine.close()
+        self._log.close(scene)
+
+    def _submit(self) -> None:
+        if not self._asked or self._answerer is None:
+            return
+        asked, self._asked = self._asked, []
+        try:
+            self._answerer.submit(asked)
+        except EngineError:
+            raise
+        except MatrixError:
+            # One of them cannot be asked. Ask one by one, so that it fails its own scene only.
+            for turn in asked:
+                self._submit_alone(turn)
+
+    def _submit_alone(self, turn: _core.Turn) -> None:
+        open_scene = self._open.get(turn.scene)
+        if open_scene is None or self._answerer is None:
+            return
+        try:
+            self._answerer.submit([turn])
+        except EngineError:
+            raise
+        except MatrixError as error:
+            self._abandon(open_scene, error)
+
+    def _take(self, turn: _core.Turn, result: _core.Completion | Exception) -> None:
+        open_scene = self._open.get(turn.scene)
+        if open_scene is None:
+            return  # its scene was left meanwhile
+        open_scene.waiting -= 1
+        if isinstance(result, Exception):
+            self._abandon(open_scene, result)
+            return
+        self.counts.turns += 1
+        self.counts.live_turns += 1
+        self.counts.generated_tokens += result.generated_tokens
+        self.counts.prompt_tokens += result.prompt_tokens
+        self.counts.cached_tokens += result.cached_tokens
+        # Before the scene sees it: no event without its completions.
+        self._log.record(turn, result)
+        self._step(open_scene, (turn, result))

@@ -1,0 +1,32 @@
+"""Finding a scene by its name: the built-in ones, and `package.module:function` for users' own."""
+
+import importlib
+import inspect
+
+from matrix_py.errors import ConfigError
+from matrix_py.scene.context import SceneFunction
+from matrix_py.scene.critique_revise import critique_revise
+from matrix_py.scene.vanilla import vanilla
+
+SCENES: dict[str, SceneFunction] = {"critique-revise": critique_revise, "vanilla": vanilla}
+
+
+def find_scene(name: str) -> SceneFunction:
+    """Return the scene of that name.
+
+    Raises:
+        ConfigError: no scene goes by it, or what does is not an async function.
+    """
+    if name in SCENES:
+        return SCENES[name]
+    module_name, colon, function_name = name.partition(":")
+    if not colon:
+        raise ConfigError(f"scene {name!r} is not known: choose {', '.join(sorted(SCENES))}, or give package.module:function")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"scene {name!r} cannot be imported: {error}") from error
+    if not inspect.iscoroutinefunction(function):
+        raise ConfigError(f"scene {name!r} is not an async function: write 'async def {function_name}(scene): ...'")
+    found: SceneFunction = function
+    return found

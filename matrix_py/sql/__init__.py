@@ -1,0 +1,1 @@
+"""The statements that make, fill and read a log."""
