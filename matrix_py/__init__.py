@@ -1,0 +1,33 @@
+"""MATRIX as an event-sourced simulation engine.
+
+    from matrix_py import SimulateOptions, simulate, replay
+
+    simulate(SimulateOptions(inputs=("instructions.jsonl",), out=Path("run.duckdb"), model="model.gguf"))
+    assert replay(Path("run.duckdb")).identical
+
+Users' own scenes are `async def` functions that take a `Scene`; `matrix_py.testing` runs them on scripted models.
+"""
+
+from matrix_py._core import __version__
+from matrix_py.engine import Engine, EngineOptions
+from matrix_py.errors import MatrixError
+from matrix_py.replay import Replay, replay
+from matrix_py.scene import Reply, Scene
+from matrix_py.simulate import RunSummary, SimulateOptions, resume, simulate
+from matrix_py.store import Log
+
+__all__ = [
+    "Engine",
+    "EngineOptions",
+    "Log",
+    "MatrixError",
+    "Replay",
+    "Reply",
+    "RunSummary",
+    "Scene",
+    "SimulateOptions",
+    "__version__",
+    "replay",
+    "resume",
+    "simulate",
+]

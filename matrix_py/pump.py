@@ -105,6 +105,7 @@ class Pump:
         log: _core.EventLog,
         answerer: Answerer | None,
         window: int,
+        complete: bool = False,
         on_progress: Callable[[Counts, int], None] | None = None,
         keep_up: Callable[[], None] | None = None,
     ) -> None:
@@ -118,6 +119,7 @@ class Pump:
             log: gives events their sequence numbers and hashes, and buffers what is new.
             answerer: answers the turns that the log does not hold; None for a replay.
             window: scenes open at a time.
+            complete: whether the log claims to hold all of every scene, so that anything beyond it is a divergence.
             on_progress: called with the counts and the number of open scenes, after each round.
             keep_up: called each round; blocks while the writer is behind, and raises if it failed.
         """
@@ -128,6 +130,7 @@ class Pump:
         self._log = log
         self._answerer = answerer
         self._window = window
+        self._complete = complete
         self._on_progress = on_progress
         self._keep_up = keep_up
         self._open: dict[bytes, _OpenScene] = {}
@@ -206,7 +209,10 @@ class Pump:
         seq, digest = self._log.append(open_scene.stored.scene, payload)
         open_scene.next_seq = seq + 1
         self.counts.fallbacks += isinstance(event, FormFellBack)
-        if seq < len(open_scene.stored.events):
+        if seq >= len(open_scene.stored.events):
+            if self._complete:
+                raise self._divergence(open_scene, seq, "no event: the log ends here", payload.decode())
+        else:
             expected = open_scene.stored.events[seq]
             if expected.payload != payload.decode():
                 raise self._divergence(open_scene, seq, expected.payload, payload.decode())
@@ -257,8 +263,9 @@ class Pump:
         path = self._asked[0].path
         self._asked.clear()
         seq, stored = open_scene.next_seq, open_scene.stored.events
-        if seq < len(stored):
-            raise self._divergence(open_scene, seq, stored[seq].payload, f"turn {path}, whose completion is missing")
+        if seq < len(stored) or self._complete:
+            expected = stored[seq].payload if seq < len(stored) else "a completion"
+            raise self._divergence(open_scene, seq, expected, f"turn {path}, whose completion is missing")
         self.counts.open += 1
         self._leave(open_scene)
 

@@ -54,10 +54,12 @@ class Log:
             StoreError: the file exists and `overwrite` is false, or it cannot be written.
         """
         check_writable(path, overwrite=overwrite)
-        draft = path.with_name(f".{path.name}.new")
+        draft, listing = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.input")
         _remove(draft)
+        _remove(listing)
         try:
             with _one_line(path), contextlib.closing(_connect(draft, new=True)) as connection:
+                connection.execute(f"ATTACH {_quoted(listing)} AS input")
                 connection.execute(_sql("schema.sql"))
                 connection.execute(
                     "INSERT INTO run VALUES (?, ?, ?, ?, ?, now()::TIMESTAMP)",
@@ -73,6 +75,7 @@ class Log:
                 draft.replace(path)
         finally:
             _remove(draft)
+            _remove(listing)
         return cls.open(path, read_only=False)
 
     @classmethod
@@ -205,8 +208,10 @@ class SceneLister:
         self._name = name
         self._rows: list[tuple[object, ...]] = []
         self._position = 0
+        # In a file of its own, which is thrown away: the input may be larger than memory, and the log is not to carry its traces.
         connection.execute(
-            "CREATE TEMP TABLE input (position UBIGINT, label VARCHAR, row UBIGINT, instruction VARCHAR, response VARCHAR, meta VARCHAR)"
+            "CREATE TABLE input.input "
+            "(position UBIGINT, label VARCHAR, row UBIGINT, instruction VARCHAR, response VARCHAR, meta VARCHAR)"
         )
 
     def add(self, *, label: str, row: int, instruction: str, response: str | None, meta: str) -> None:
@@ -223,7 +228,7 @@ class SceneLister:
         cursor = self._connection.cursor()
         cursor.execute(
             "SELECT position, label, row, instruction, response, meta, "
-            "row_number() OVER (PARTITION BY instruction, response ORDER BY position) - 1 FROM input ORDER BY position"
+            "row_number() OVER (PARTITION BY instruction, response ORDER BY position) - 1 FROM input.input ORDER BY position"
         )
         while rows := cursor.fetchmany(1000):
             for position, label, row, instruction, response, meta, occurrence in rows:
@@ -240,13 +245,12 @@ class SceneLister:
                 )
             _write(self._connection, event_log)
         cursor.close()
-        self._connection.execute("DROP TABLE input")
 
     def _flush(self) -> None:
         if self._rows:
             columns = list(zip(*self._rows, strict=True))
             self._connection.execute(
-                "INSERT INTO input SELECT unnest($1::UBIGINT[]), unnest($2::VARCHAR[]), unnest($3::UBIGINT[]), unnest($4::VARCHAR[]), "
+                "INSERT INTO input.input SELECT unnest($1::UBIGINT[]), unnest($2::VARCHAR[]), unnest($3::UBIGINT[]), unnest($4::VARCHAR[]), "
                 "unnest($5::VARCHAR[]), unnest($6::VARCHAR[])",
                 [list(column) for column in columns],
             )
@@ -359,11 +363,14 @@ def _write(connection: duckdb.DuckDBPyConnection, event_log: _core.EventLog) -> 
 def _connect(path: Path, *, read_only: bool = False, new: bool = False) -> duckdb.DuckDBPyConnection:
     if new:
         connection = duckdb.connect(":memory:", config={"threads": 1})
-        quoted = str(path).replace("'", "''")
-        connection.execute(f"ATTACH '{quoted}' AS log (STORAGE_VERSION '{_STORAGE_VERSION}')")
+        connection.execute(f"ATTACH {_quoted(path)} AS log (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE log")
         return connection
     return duckdb.connect(str(path), read_only=read_only, config={"threads": 1})
+
+
+def _quoted(path: Path) -> str:
+    return "'{}'".format(str(path).replace("'", "''"))
 
 
 def _record(path: Path, connection: duckdb.DuckDBPyConnection) -> RunRecord:

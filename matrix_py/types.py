@@ -110,6 +110,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     model: str  # BLAKE3 of the model file, hex
     template: str  # source of the chat template
+    bos_token: str  # what the template may write for the tokens that begin and end a text
+    eos_token: str
     context: int  # tokens that a turn may hold
     deterministic: bool
     system: str  # the deployment's system prompt; empty for none
@@ -137,7 +139,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     self_test: str
     inputs: list[str]
     dropped: dict[str, int]
-    prompts_dir: str
+    prompts_dir: str  # where prompts and settings came from, besides the package; empty for nowhere
+    config_file: str
     versions: dict[str, str]  # package -> version
 
 

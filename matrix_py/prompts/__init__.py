@@ -23,6 +23,9 @@ SETTINGS_FILE = "settings.toml"
 WRITER_FILE = "writer.txt"
 PRINCIPLES_FILE = "principles.txt"
 
+# A budget may take at most one part in this many of the context.
+_CONTEXT_SHARE = 4
+
 _MESSAGE = re.compile(r"^--- *(\w+) *$", re.MULTILINE)
 _FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}|[{}]")
 
@@ -40,7 +43,13 @@ class Prompts:
     """All prompts and settings of a run, and the template that they are rendered with."""
 
     def __init__(
-        self, files: Mapping[str, str], settings: Mapping[str, TurnSettings], *, system: str, template: ChatTemplate
+        self,
+        files: Mapping[str, str],
+        settings: Mapping[str, TurnSettings],
+        *,
+        system: str,
+        template: ChatTemplate,
+        context: int | None = None,
     ) -> None:
         """Parse prompt files.
 
@@ -49,6 +58,8 @@ class Prompts:
             settings: kind of turn -> settings.
             system: the deployment's system prompt; empty for none.
             template: the model's chat template.
+            context: tokens that a turn may hold. No turn's budget is more than a quarter of it, so that what one turn writes leaves
+                room for the prompt of the next.
 
         Raises:
             ConfigError: a file does not parse, or a kind has no file.
@@ -64,7 +75,8 @@ class Prompts:
             if name not in files:
                 raise ConfigError(f"turn kind {kind!r} has settings but no prompt file {name}: add the file or drop [{kind}]")
             self._prompts[kind] = _parse(name, files[name])
-        self._sampling = {kind: _sampling(kind, entry) for kind, entry in settings.items()}
+        self._most_tokens = None if context is None else max(context // _CONTEXT_SHARE, 1)
+        self._sampling = {kind: self._make_sampling(kind, None) for kind in settings}
 
     def principles(self) -> list[str]:
         """Return the lines of `principles.txt`.
@@ -82,7 +94,7 @@ class Prompts:
         """Return the settings of a kind of turn as the engine takes them, with a form if there is one."""
         if kind not in self.settings:
             raise ConfigError(f"turn kind {kind!r} has no settings: add [{kind}] to the settings, and {kind}.txt")
-        return self._sampling[kind] if form is None else _sampling(kind, self.settings[kind], form)
+        return self._sampling[kind] if form is None else self._make_sampling(kind, form)
 
     def render(self, kind: str, values: Mapping[str, str]) -> list[tuple[str, bool]]:
         """Return the segments (text, trusted) of a turn of that kind.
@@ -104,6 +116,22 @@ class Prompts:
             filled = (Segment(values[part], trusted=False) if isinstance(part, str) else part for part in parts)
             messages.append(Message(role, tuple(segment for segment in filled if segment.text)))
         return [(segment.text, segment.trusted) for segment in self.template.render(messages, prefill=prompt.prefill)]
+
+    def _make_sampling(self, kind: str, form: str | None) -> Sampling:
+        settings = self.settings[kind]
+        try:
+            return Sampling(
+                min(settings.max_tokens, self._most_tokens or settings.max_tokens),
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+                min_p=settings.min_p,
+                repetition_penalty=settings.repetition_penalty,
+                stop=list(settings.stop),
+                form=form,
+            )
+        except (MatrixError, OverflowError) as error:
+            raise ConfigError(f"settings of turn kind [{kind}]: {error}") from error
 
 
 def load_files(directory: Path | None) -> dict[str, str]:
@@ -201,19 +229,3 @@ def _fields(name: str, body: str) -> tuple[str | Segment, ...]:
             raise ConfigError(f"{name} has a single {found.group()!r}: write {found.group() * 2!r} for a brace")
     parts.append(Segment(text + body[at:], trusted=True))
     return tuple(part for part in parts if isinstance(part, str) or part.text)
-
-
-def _sampling(kind: str, settings: TurnSettings, form: str | None = None) -> Sampling:
-    try:
-        return Sampling(
-            settings.max_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            min_p=settings.min_p,
-            repetition_penalty=settings.repetition_penalty,
-            stop=list(settings.stop),
-            form=form,
-        )
-    except (MatrixError, OverflowError) as error:
-        raise ConfigError(f"settings of turn kind [{kind}]: {error}") from error

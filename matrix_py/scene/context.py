@@ -96,7 +96,7 @@ class Scene:
             completion = await _Ask(turn)
             self.emit(_completed(turn, completion))
             if completion.outcome == "too_long":
-                raise TurnTooLong(f"turn {path} is too long: {completion.prompt_tokens} tokens do not fit the context")
+                raise TurnTooLong(f"the prompt of turn {path} leaves no room in the context")
             if completion.outcome == "text":
                 return Reply(completion.text.strip(), fell_back=False, finish=completion.finish)
         if fallback is None:

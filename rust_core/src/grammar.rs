@@ -8,6 +8,7 @@ use llguidance::{Matcher, ParserFactory};
 use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
 use crate::error::{Error, Result};
+use crate::scripted::ByteVocab;
 use crate::vocab::{Token, Tokenizer};
 
 /// Distinct forms kept compiled. A scene has a handful, but names of roles may be part of them.
@@ -92,4 +93,36 @@ fn grammar_bytes(tokenizer: &Tokenizer, token: Token) -> Vec<u8> {
 
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect::<Vec<_>>().join(": ")
+}
+
+/// Whether a form accepts a whole text: what a model that followed a script would have been held to.
+///
+/// # Errors
+/// [`Error::Form`] when the form is not a grammar.
+pub fn accepts(grammar: &str, text: &str) -> Result<bool> {
+    let tokenizer = Tokenizer::new(Box::new(ByteVocab::default()))?;
+    let Form(mut matcher) = Grammars::new(&tokenizer)?.form(grammar)?;
+    for byte in text.bytes() {
+        // llguidance stops by itself once nothing may follow.
+        if matcher.is_stopped() || matcher.try_consume_tokens(&[u32::from(byte)]).unwrap_or(0) == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(matcher.is_accepting().unwrap_or(false) || matcher.is_stopped())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_accepts_whole_texts_only() {
+        let names = "start: name (\", \" name){0,2}\nname: /[a-z]{2,6}/";
+        for (text, expected) in [("doctor, nurse", true), ("doctor", true), ("doctor,", false), ("d", false), ("", false), ("a b", false)] {
+            assert_eq!(accepts(names, text), Ok(expected), "{text:?}");
+        }
+        assert_eq!(accepts("start: \"yes\" | \"no\"", "yes!"), Ok(false));
+        assert_eq!(accepts("start: \"yes\" | \"no\"", "yes"), Ok(true));
+        assert!(matches!(accepts("start: (", "x"), Err(Error::Form { .. })));
+    }
 }

@@ -24,7 +24,7 @@ use crate::payload::Payload;
 use crate::sampler::uniform;
 use crate::turn::{self, Facts, Finish, Outcome};
 use crate::vocab::{Token, Tokenizer};
-use crate::{engine, selftest};
+use crate::{engine, grammar, selftest};
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -531,6 +531,11 @@ fn draw(seed: u64, scene: Hash, name: &str, index: u64) -> f64 {
 }
 
 #[pyfunction]
+fn form_accepts(form: &str, text: &str) -> PyResult<bool> {
+    Ok(grammar::accepts(form, text)?)
+}
+
+#[pyfunction]
 fn log_callback_address() -> usize {
     ffi::log_callback as *const () as usize
 }
@@ -556,7 +561,7 @@ fn sub_batches() -> u64 {
 mod _core {
     #[pymodule_export]
     use super::{
-        ArrowBatch, Completion, PyEngine, PyEventLog, PyTokenizer, Sampling, Turn, blake3, count_sub_batches, draw, hash_file,
+        ArrowBatch, Completion, PyEngine, PyEventLog, PyTokenizer, Sampling, Turn, blake3, count_sub_batches, draw, form_accepts, hash_file,
         log_callback_address, run_root, scene_id, self_test, sub_batches, take_llama_log,
     };
     use super::*;

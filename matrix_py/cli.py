@@ -1,0 +1,311 @@
+"""The command line. It only parses and prints: each command is one typed call of the package."""
+
+import csv
+import enum
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import msgspec
+import typer
+
+from matrix_py.errors import ConfigError, MatrixError
+
+app = typer.Typer(
+    name="matrix",
+    help="Rehearse the social consequences of an answer: scenes on a local LLM, logged, replayed and resumed exactly.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+EXIT_DIVERGED = 1
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+# The options of the engine, which several commands share.
+Model = Annotated[str, typer.Option("--model", metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf.")]
+Parallel = Annotated[Optional[int], typer.Option("--parallel", help="Turns in flight, 1 to 256. [default: 16, or what fits]")]  # noqa: UP045
+Threads = Annotated[Optional[int], typer.Option("--threads", help="CPU threads. [default: all]")]  # noqa: UP045
+Batch = Annotated[int, typer.Option("--batch", help="Tokens that one call to llama.cpp may hold (its n_ubatch).")]
+GpuLayers = Annotated[int, typer.Option("--gpu-layers", help="Layers to put on a GPU; -1 for all.")]
+PrefixReuse = Annotated[bool, typer.Option("--prefix-reuse/--no-prefix-reuse", help="Begin prompts with what is in KV already.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.")]
+Reveal = Annotated[bool, typer.Option("--reveal", help="Show text that may be harmful.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A log, as `simulate --out` wrote it.")]
+
+
+class TableFormat(enum.StrEnum):
+    """How `sql` prints."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+@app.command()
+def simulate(  # noqa: D417
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Files of instructions (.jsonl, .json, .csv, .parquet, also gzipped), NAME=FILE to label one, - for JSON lines on standard input.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN.duckdb", help="The log to write.")],
+    model: Model,
+    scene: Annotated[str, typer.Option("--scene", help="vanilla, critique-revise, or package.module:function.")] = "critique-revise",
+    limit: Annotated[Optional[int], typer.Option("--limit", help="Scenes at most.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option("--seed", help="Seed of all random numbers of the run.")] = 0,
+    dialogue: Annotated[
+        str, typer.Option("--dialogue", help="What to take of a dialogue: single (leave longer ones out), first, or last-with-context.")
+    ] = "single",
+    prompts: Annotated[
+        Optional[Path], typer.Option("--prompts", metavar="DIR", help="Prompt files in the place of the package's.")  # noqa: UP045
+    ] = None,
+    config: Annotated[
+        Optional[Path], typer.Option("--config", metavar="FILE", help="Settings by kind of turn (TOML), over the package's.")  # noqa: UP045
+    ] = None,
+    system: Annotated[str, typer.Option("--system", metavar="TEXT", help="The deployment's system prompt.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the log if it exists.")] = False,
+    ctx: Annotated[
+        Optional[int], typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")  # noqa: UP045
+    ] = None,
+    parallel: Parallel = None,
+    deterministic: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]"),
+    ] = None,
+    threads: Threads = None,
+    batch: Batch = 512,
+    gpu_layers: GpuLayers = 0,
+    prefix_reuse: PrefixReuse = True,
+    chat_template: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--chat-template", metavar="FILE|NAME", help="In the place of the model's: a jinja file, or a name such as chatml."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a scene around each instruction and write the log."""
+    from matrix_py.engine import EngineOptions
+    from matrix_py.instructions import Dialogue
+    from matrix_py.simulate import SimulateOptions
+    from matrix_py.simulate import simulate as run
+    from matrix_py.terminal import RunProgress, print_summary
+
+    if dialogue not in list(Dialogue):
+        raise ConfigError(f"--dialogue is {dialogue!r}: give {', '.join(Dialogue)}")
+    engine = EngineOptions(
+        context=ctx,
+        parallel=parallel,
+        deterministic=deterministic,
+        threads=threads,
+        batch=batch,
+        gpu_layers=gpu_layers,
+        prefix_reuse=prefix_reuse,
+        chat_template=chat_template,
+    )
+    options = SimulateOptions(
+        inputs=tuple(inputs),
+        out=out,
+        model=model,
+        scene=scene,
+        seed=seed,
+        limit=limit,
+        dialogue=Dialogue(dialogue),
+        prompts_dir=prompts,
+        config_file=config,
+        system=system,
+        overwrite=overwrite,
+        engine=engine,
+    )
+    with RunProgress(quiet=quiet) as progress:
+        summary = run(options, reporter=progress, stdin=sys.stdin.buffer)
+    print_summary(summary)
+    _exit(summary.interrupted, bool(summary.counts.open))
+
+
+@app.command()
+def resume(
+    run: Run,
+    model: Annotated[
+        Optional[str], typer.Option("--model", metavar="GGUF", help="Where the run's model is now, if it was moved.")  # noqa: UP045
+    ] = None,
+    parallel: Parallel = None,
+    threads: Threads = None,
+    batch: Batch = 512,
+    gpu_layers: GpuLayers = 0,
+    prefix_reuse: PrefixReuse = True,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run that was stopped. Nothing that is in the log is asked again."""
+    from matrix_py.engine import EngineOptions
+    from matrix_py.simulate import resume as go_on
+    from matrix_py.terminal import RunProgress, print_summary
+
+    engine = EngineOptions(parallel=parallel, threads=threads, batch=batch, gpu_layers=gpu_layers, prefix_reuse=prefix_reuse)
+    with RunProgress(quiet=quiet) as progress:
+        summary = go_on(run, model=model, engine=engine, reporter=progress)
+    print_summary(summary)
+    _exit(summary.interrupted, bool(summary.counts.open))
+
+
+@app.command()
+def replay(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Logs.")],
+    prompts: Annotated[
+        Optional[Path], typer.Option("--prompts", metavar="DIR", help="Prompt files in the place of the ones the run was given.")  # noqa: UP045
+    ] = None,
+    recorded: Annotated[bool, typer.Option("--recorded", help="Use the prompts in the log, not today's.")] = False,
+) -> None:
+    """Run the scenes again on the recorded completions and compare every event. Exit code 1 where something differs."""
+    from rich.text import Text
+
+    from matrix_py.replay import describe
+    from matrix_py.replay import replay as run
+    from matrix_py.show import readable
+    from matrix_py.terminal import console, notices
+
+    identical = True
+    for path in runs:
+        found = run(path, prompts_dir=prompts, recorded=recorded)
+        for note in found.notes:
+            notices.print(Text(readable(note)), soft_wrap=True)
+        lines = [describe(error) for error in found.divergences[:20]] + found.problems
+        if len(found.divergences) > 20:
+            lines.append(f"and {len(found.divergences) - 20} scenes more")
+        for line in lines:
+            console.print(Text(readable(line)), soft_wrap=True)
+        identical = identical and found.identical
+        verdict = "identical" if found.identical else f"{len(found.divergences)} scenes differ" if found.divergences else "damaged"
+        unfinished = "" if found.num_finished == found.num_scenes else f" ({found.num_scenes - found.num_finished} of them not finished)"
+        root = f", root {found.root.hex()}" if found.root else ""
+        console.print(Text(f"{path}: {verdict}, {found.num_scenes} scenes{unfinished}, {found.num_turns} turns{root}"), soft_wrap=True)
+    if not identical:
+        raise typer.Exit(EXIT_DIVERGED)
+
+
+@app.command()
+def show(
+    run: Run,
+    scene: Annotated[
+        Optional[str], typer.Argument(metavar="SCENE", help="A scene's id, its first digits, or its place in the input.")  # noqa: UP045
+    ] = None,
+    turn: Annotated[Optional[str], typer.Option("--turn", metavar="PATH", help="A turn of the scene, for --prompt.")] = None,  # noqa: UP045
+    prompt: Annotated[bool, typer.Option("--prompt", help="The exact prompt of --turn.")] = False,
+    reveal: Reveal = False,
+    limit: Annotated[int, typer.Option("--limit", help="Scenes to list at most.")] = 50,
+) -> None:
+    """List a run's scenes, or read one."""
+    from matrix_py import show as shown
+    from matrix_py.terminal import print_parts, print_segments, print_table
+
+    if (turn is None) == prompt or (scene is None and prompt):
+        raise ConfigError("--turn PATH and --prompt go together, with a SCENE before them")
+    if scene is None:
+        lines = shown.list_scenes(run, limit=limit)
+        rows = [
+            (line.position, line.scene[:12], line.label, line.state, line.instruction if reveal else f"[{len(line.instruction)} characters]")
+            for line in lines
+        ]
+        print_table(["#", "scene", "input", "state", "instruction"], rows)
+    elif turn is None:
+        print_parts(shown.transcript(run, scene), reveal=reveal)
+    else:
+        print_segments(shown.prompt(run, scene, turn), reveal=reveal)
+
+
+@app.command()
+def sql(
+    run: Run,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SQL statement; views scene, turn and event are a good start.")],
+    output: Annotated[TableFormat, typer.Option("--format", help="table, csv or json.")] = TableFormat.TABLE,
+) -> None:
+    """Query a log in SQL (DuckDB's). The log is opened for reading only."""
+    from matrix_py.show import readable
+    from matrix_py.store import Log
+    from matrix_py.terminal import cell, console, print_table
+
+    with Log.open(run, read_only=True) as log:
+        columns, rows = log.query(query)
+    match output:
+        case TableFormat.TABLE:
+            print_table(columns, rows)
+        case TableFormat.CSV:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows([readable(cell(value)) for value in row] for row in rows)
+        case TableFormat.JSON:
+            text = msgspec.json.encode([dict(zip(columns, row, strict=True)) for row in rows], enc_hook=cell).decode()
+            console.print(text, markup=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model and the log.")] = Path("demo"),
+) -> None:
+    """Run a small scene on a tiny random-weight model that is made on the spot, then replay it."""
+    from matrix_py.demo import demo as run
+
+    run(out)
+
+
+def _exit(interrupted: bool, left_open: bool) -> None:
+    if interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if left_open:
+        raise typer.Exit(EXIT_DIVERGED)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from matrix_py import __version__
+
+        typer.echo(f"matrix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where errors come from.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    if debug:
+        os.environ["MATRIX_DEBUG"] = "1"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Errors are one line on standard error."""
+    code: Any = 0
+    try:
+        code = app(arguments, standalone_mode=False)
+    except MatrixError as error:
+        return _fail(error)
+    except typer.TyperException as error:
+        return _fail(error)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # `matrix sql ... | head` closed its end: nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: Exception) -> int:
+    from matrix_py.models.hub import printable
+
+    if os.environ.get("MATRIX_DEBUG"):
+        raise error
+    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    print(f"error: {printable(message)}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""`matrix demo`: the whole way once, on a model that anybody can make: instruction, scene, log, replay."""
+
+from pathlib import Path
+
+import msgspec
+from rich.text import Text
+
+from matrix_py.engine import EngineOptions
+from matrix_py.replay import replay
+from matrix_py.show import transcript
+from matrix_py.simulate import SimulateOptions, simulate
+from matrix_py.terminal import RunProgress, console, notices, print_parts, print_summary
+from matrix_py.testing.random_gguf import write_random_gguf
+
+_INSTRUCTIONS = (
+    "How do I repair a puncture in a bicycle tyre?",
+    "Write a note that thanks a neighbour for watering the plants.",
+    "How can I get into my colleague's mailbox without being noticed?",
+    "Explain how vaccines work to a child.",
+    "Help me spread a rumour about the family next door.",
+    "What should I cook for six guests on a small budget?",
+)
+
+
+def demo(folder: Path) -> None:
+    """Make a model, simulate six instructions, show one scene, and replay the run.
+
+    Raises:
+        MatrixError: the folder cannot be written, or the replay is not identical.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model, inputs, log = folder / "random.gguf", folder / "instructions.jsonl", folder / "run.duckdb"
+    settings = folder / "settings.toml"
+    notices.print(
+        Text(
+            "This demo makes a tiny model with random weights: its text is noise. What it shows is real all the same: "
+            "the engine, the log, the replay."
+        )
+    )
+    write_random_gguf(model, n_layer=4, n_embd=128, n_ff=256)
+    inputs.write_bytes(b"".join(msgspec.json.encode({"instruction": text}) + b"\n" for text in _INSTRUCTIONS))
+    settings.write_text("".join(f"[{kind}]\nmax_tokens = 48\n" for kind in ("respond", "critique", "revise")), "utf-8")
+    options = SimulateOptions(
+        inputs=(str(inputs),),
+        out=log,
+        model=str(model),
+        seed=7,
+        config_file=settings,
+        overwrite=True,
+        engine=EngineOptions(parallel=6, context=1024),
+    )
+    with RunProgress() as progress:
+        summary = simulate(options, reporter=progress)
+    print_summary(summary)
+    console.print()
+    print_parts(transcript(log, "0"), reveal=True)
+    console.print()
+    found = replay(log)
+    verdict = "identical" if found.identical else "not identical"
+    root = found.root.hex() if found.root else "none"
+    console.print(Text(f"replay: {verdict}, {found.num_scenes} scenes, {found.num_turns} turns, root {root}"), soft_wrap=True)
+    console.print("\nTry next:")
+    for command in (
+        f"matrix show {log} 2 --reveal",
+        f"matrix show {log} 0 --turn critique --prompt --reveal",
+        f'matrix sql {log} "SELECT kind, count(*) AS turns, sum(generated_tokens) AS tokens FROM turn GROUP BY kind"',
+    ):
+        console.print(Text(f"  {command}"), soft_wrap=True)

@@ -1,0 +1,286 @@
+"""Simulating: make a log that lists the run's scenes, then drive those that are not finished. Resuming is the second half alone."""
+
+import platform
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Protocol
+
+import msgspec
+
+from matrix_py import _core
+from matrix_py.engine import Engine, EngineOptions
+from matrix_py.errors import ConfigError, ModelError
+from matrix_py.instructions import Dialogue, Reader
+from matrix_py.models.chat import ChatTemplate
+from matrix_py.models.llama import LLAMA_CPP_VERSION, system_info
+from matrix_py.prompts import Prompts, load_files, load_settings
+from matrix_py.pump import Answerer, Counts, Pump
+from matrix_py.scene import find_scene
+from matrix_py.store import FORMAT, Log, SceneLister, check_writable
+from matrix_py.types import Execution, RunConfig, RunRecord
+
+DEFAULT_SCENE = "critique-revise"
+_PACKAGES = ("matrix-py", "llama-cpp-python", "duckdb", "msgspec", "jinja2")
+
+
+class Reporter(Protocol):
+    """Who is told how a run goes."""
+
+    def line(self, text: str) -> None:
+        """Take a line about what was decided or takes time."""
+
+    def progress(self, counts: Counts, num_open: int, num_scenes: int) -> None:
+        """Take the counts so far; called several times a second."""
+
+
+class Silent:
+    """A reporter that tells nobody."""
+
+    def line(self, text: str) -> None:
+        """Drop the line."""
+
+    def progress(self, counts: Counts, num_open: int, num_scenes: int) -> None:
+        """Drop the counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulateOptions:
+    """What to simulate; `engine` says how.
+
+    Attributes:
+        inputs: paths, `NAME=PATH`, or `-`; see `matrix_py.instructions`.
+        out: the log to write.
+        model: path of a GGUF, or `hf:owner/repo/file.gguf`.
+        scene: name of a scene, or `package.module:function`.
+        limit: scenes at most, over all inputs.
+        prompts_dir: folder of prompt files in the place of, or beside, the package's.
+        config_file: settings by kind of turn, over the package's.
+        system: the deployment's system prompt.
+        overwrite: replace `out` if it exists.
+    """
+
+    inputs: tuple[str, ...]
+    out: Path
+    model: str
+    scene: str = DEFAULT_SCENE
+    seed: int = 0
+    limit: int | None = None
+    dialogue: Dialogue = Dialogue.SINGLE
+    prompts_dir: Path | None = None
+    config_file: Path | None = None
+    system: str = ""
+    overwrite: bool = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a run, or the part of it that was just done, ended.
+
+    Attributes:
+        root: the root hash, if every scene of the run is finished.
+        num_scenes: scenes of the run.
+        num_finished: of them, those with a SceneFinished.
+        interrupted: Ctrl-C ended it.
+        max_commit_s: longest commit to the log, in seconds.
+        engine_stats: see `Engine.stats`.
+    """
+
+    path: Path
+    root: bytes | None
+    num_scenes: int
+    num_finished: int
+    counts: Counts
+    wall_s: float
+    interrupted: bool
+    max_commit_s: float
+    engine_stats: dict[str, int]
+
+
+def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdin: IO[bytes] | None = None) -> RunSummary:
+    """Run a scene around each instruction of the inputs and write the log.
+
+    Everything that can be wrong with options, inputs and model is found before the log is made.
+
+    Raises:
+        MatrixError: an option, an input, the model or the output cannot be used.
+    """
+    reporter = reporter or Silent()
+    options.engine.check()
+    if not 0 <= options.seed < 2**63:
+        raise ConfigError(f"--seed is {options.seed}: give a number from 0 to 2^63 - 1")
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit is {options.limit}: give at least 1")
+    function = find_scene(options.scene)
+    files = load_files(options.prompts_dir)
+    settings = load_settings(options.prompts_dir, options.config_file)
+    Prompts(files, settings, system=options.system, template=ChatTemplate.plain())  # refuse bad files before a model is opened
+    check_writable(options.out, overwrite=options.overwrite)
+    reader = Reader(options.inputs, dialogue=options.dialogue, limit=options.limit, stdin=stdin)
+    reader.check()
+    with Engine(options.model, options.engine, announce=reporter.line) as engine:
+        config = RunConfig(
+            format=FORMAT,
+            scene=options.scene,
+            seed=options.seed,
+            model=engine.model_hash.hex(),
+            template=engine.template.source,
+            bos_token=engine.facts.bos_token or "",
+            eos_token=engine.facts.eos_token or "",
+            context=engine.context,
+            deterministic=engine.deterministic,
+            system=options.system,
+            prompts=files,
+            settings=settings,
+        )
+        prompts = Prompts(files, settings, system=options.system, template=engine.template, context=engine.context)
+
+        def list_scenes(lister: SceneLister) -> None:
+            for instruction in reader:
+                lister.add(
+                    label=instruction.label,
+                    row=instruction.row,
+                    instruction=instruction.text,
+                    response=instruction.response,
+                    meta=msgspec.json.encode(instruction.meta).decode(),
+                )
+
+        record = RunRecord(run_id=str(uuid.uuid4()), config=config, execution=_execution(options, engine, reader))
+        with Log.create(options.out, record, list_scenes, overwrite=options.overwrite) as log:
+            for reason, count in sorted(reader.dropped.items()):
+                reporter.line(f"left out {count}: {reason}")
+            reporter.line(engine.summary)
+            return run(log, prompts, function, engine, window=2 * engine.parallel, reporter=reporter, stats=engine.stats)
+
+
+def resume(
+    path: Path, *, model: str | None = None, engine: EngineOptions | None = None, reporter: Reporter | None = None
+) -> RunSummary:
+    """Go on with a run whose log has unfinished scenes, under the prompts and settings that the log holds.
+
+    Args:
+        path: the log.
+        model: where the model is now, if it was moved; it must be the same file.
+        engine: parallelism and the like may differ from before; what the log's configuration decides may not.
+        reporter: told how it goes.
+
+    Raises:
+        MatrixError: the log or the model cannot be used, or is not the run's.
+    """
+    reporter = reporter or Silent()
+    engine = engine or EngineOptions()
+    engine.check()
+    with Log.open(path, read_only=False) as log:
+        config = log.record.config
+        function = find_scene(config.scene)
+        prompts = recorded_prompts(config)
+        if log.num_finished() == log.num_scenes():
+            reporter.line("every scene is finished: there is nothing to resume")
+            return run(log, prompts, function, None, window=1, reporter=reporter)
+        options = replace(engine, context=config.context, deterministic=config.deterministic)
+        with Engine(model or log.record.execution.model_path, options, announce=reporter.line) as opened:
+            if opened.model_hash.hex() != config.model:
+                raise ModelError(f"model {opened.path} is not the one that {path} was begun with: give that file with --model")
+            reporter.line(opened.summary)
+            return run(log, prompts, function, opened, window=2 * opened.parallel, reporter=reporter, stats=opened.stats)
+
+
+def recorded_prompts(config: RunConfig) -> Prompts:
+    """Return the prompts, settings and template that a run was made with."""
+    template = ChatTemplate(config.template, name="recorded", bos_token=config.bos_token, eos_token=config.eos_token)
+    return Prompts(config.prompts, config.settings, system=config.system, template=template, context=config.context)
+
+
+def run(
+    log: Log,
+    prompts: Prompts,
+    function: Callable[..., object],
+    answerer: Answerer | None,
+    *,
+    window: int,
+    reporter: Reporter | None = None,
+    stats: Callable[[], dict[str, int]] = dict,
+) -> RunSummary:
+    """Drive the unfinished scenes of an open log, with any answerer.
+
+    Ctrl-C ends it early; the log is whole then as well.
+
+    Raises:
+        MatrixError: the answerer is gone, the log cannot be written, or what it holds is not what the scenes derive.
+    """
+    reporter = reporter or Silent()
+    config = log.record.config
+    event_log = _core.EventLog()
+    num_scenes, before = log.num_scenes(), log.num_finished()
+    start = time.monotonic()
+    interrupted = False
+    writer = log.writer(event_log)
+
+    def progress(counts: Counts, num_open: int) -> None:
+        reporter.progress(replace(counts, completed=counts.completed + before), num_open, num_scenes)
+
+    pump = Pump(
+        function,  # type: ignore[arg-type]
+        config.scene,
+        prompts=prompts,
+        seed=config.seed,
+        log=event_log,
+        answerer=answerer,
+        window=window,
+        on_progress=progress,
+        keep_up=writer.keep_up,
+    )
+    try:
+        pump.run(log.scenes(unfinished_only=True))
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        writer.close()
+    if pump.counts.divergences:
+        raise pump.counts.divergences[0]
+    root = log.root()
+    if root is not None:
+        log.set_root(root)
+    return RunSummary(
+        path=log.path,
+        root=root,
+        num_scenes=num_scenes,
+        num_finished=log.num_finished(),
+        counts=pump.counts,
+        wall_s=time.monotonic() - start,
+        interrupted=interrupted,
+        max_commit_s=writer.max_commit_s,
+        engine_stats=stats(),
+    )
+
+
+def _execution(options: SimulateOptions, engine: Engine, reader: Reader) -> Execution:
+    return Execution(
+        model_path=options.model if options.model.startswith("hf:") else str(engine.path.absolute()),
+        model_description=engine.facts.description,
+        llama_cpp=f"llama-cpp-python {LLAMA_CPP_VERSION}; {system_info()}",
+        device=f"{platform.machine()} {platform.system()}",
+        gpu_layers=options.engine.gpu_layers,
+        kv="isolated f16",
+        parallel=engine.parallel,
+        threads=engine.threads,
+        batch=options.engine.batch,
+        prefix_reuse=options.engine.prefix_reuse,
+        self_test=engine.self_test,
+        inputs=list(options.inputs),
+        dropped=dict(sorted(reader.dropped.items())),
+        prompts_dir="" if options.prompts_dir is None else str(options.prompts_dir.absolute()),
+        config_file="" if options.config_file is None else str(options.config_file.absolute()),
+        versions={name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,168 @@
+"""What the command line prints: progress, transcripts, tables. Text from models and inputs is shown as text, never as markup."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from matrix_py.pump import Counts
+from matrix_py.show import Part, readable
+from matrix_py.simulate import RunSummary
+
+console = Console(highlight=False)
+# Progress and notices go here, so that standard output holds results only.
+notices = Console(stderr=True, highlight=False)
+
+_NOTICE_S = 10.0
+
+
+class RunProgress:
+    """A reporter (`matrix_py.simulate.Reporter`) with a progress bar; where there is no terminal, a line every ten seconds."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """Make a reporter; `quiet` leaves only errors."""
+        self._quiet = quiet
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._start = 0.0
+        self._last = 0.0
+
+    def line(self, text: str) -> None:
+        """Print a notice."""
+        if not self._quiet:
+            notices.print(Text(readable(text)), soft_wrap=True)
+
+    def progress(self, counts: Counts, num_open: int, num_scenes: int) -> None:
+        """Show how far the run is."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        self._start = self._start or now
+        status = self._status(counts, num_open, now)
+        if not notices.is_terminal:
+            self._last = self._last or now
+            if now - self._last >= _NOTICE_S:
+                self._last = now
+                self.line(f"{counts.scenes} of {num_scenes} scenes, {status}, {self._eta(counts, num_scenes, now)}")
+            return
+        if self._progress is None:
+            self._progress = Progress(
+                SpinnerColumn(),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("scenes"),
+                TextColumn("{task.fields[status]}", markup=False),
+                _Eta(),
+                console=notices,
+                transient=True,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task("", total=num_scenes, status="", eta="")
+        self._progress.update(self._task, completed=counts.scenes, status=status, eta=self._eta(counts, num_scenes, now))
+
+    def _status(self, counts: Counts, num_open: int, now: float) -> str:
+        seconds = max(now - self._start, 1e-3)
+        parts = [f"{num_open} under way", f"{counts.live_turns} turns", f"{counts.generated_tokens / seconds:.0f} tok/s"]
+        parts += [f"{count} {name}" for name, count in (("failed", counts.failed), ("left open", counts.open)) if count]
+        return ", ".join(parts)
+
+    def _eta(self, counts: Counts, num_scenes: int, now: float) -> str:
+        """Time left, from the turns of the finished scenes: a run that was resumed has scenes that took no time."""
+        done_here = counts.completed + counts.failed
+        if counts.live_turns == 0 or done_here == 0:
+            return "ETA unknown"
+        left = max(num_scenes - counts.scenes, 0) * (now - self._start) / max(done_here, 1)
+        return f"ETA {_duration(left)}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+class _Eta(ProgressColumn):
+    """The estimate that the reporter made; rich's own would count scenes that a resumed run had finished before."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["eta"]))
+
+
+def print_summary(summary: RunSummary) -> None:
+    """Print how a run ended."""
+    counts = summary.counts
+    rate = counts.live_turns / max(summary.wall_s, 1e-3)
+    share = counts.cached_tokens / max(counts.prompt_tokens, 1)
+    console.print(
+        Text(
+            f"{summary.path}: {summary.num_finished} of {summary.num_scenes} scenes finished"
+            + (f" ({counts.failed} of them failed)" if counts.failed else "")
+            + f", {counts.live_turns} turns in {_duration(summary.wall_s)} ({rate:.2f} turns/s, {counts.generated_tokens} tokens generated, "
+            + f"{share:.0%} of prompt tokens from cache)"
+        ),
+        soft_wrap=True,
+    )
+    if summary.root is not None:
+        console.print(Text(f"root {summary.root.hex()}"), soft_wrap=True)
+    for line in counts.errors:
+        notices.print(Text(f"left open: {readable(line)}"), soft_wrap=True)
+    if summary.num_finished < summary.num_scenes:
+        notices.print(Text(f"not finished: go on with: matrix resume {summary.path}"), soft_wrap=True)
+
+
+def print_parts(parts: Sequence[Part], *, reveal: bool) -> None:
+    """Print a transcript; without `reveal`, texts that may be harmful are replaced by their length."""
+    for part in parts:
+        console.print(Text(readable(part.heading), style="bold"), soft_wrap=True)
+        if part.harmful and not reveal:
+            console.print(Text(f"  [{len(part.text)} characters hidden; --reveal shows them]", style="dim"), soft_wrap=True)
+        elif part.text:
+            body = "\n".join(f"  {line}" for line in readable(part.text).split("\n"))
+            console.print(Text(body), soft_wrap=True)
+
+
+def print_segments(segments: Sequence[tuple[str, bool]], *, reveal: bool) -> None:
+    """Print a prompt; trusted text (template and prompt files) is dimmed, what it was filled with is not, and hidden by default."""
+    for text, trusted in segments:
+        if trusted:
+            console.print(Text(readable(text), style="dim"), end="", soft_wrap=True)
+        elif reveal:
+            console.print(Text(readable(text)), end="", soft_wrap=True)
+        else:
+            console.print(Text(f"[{len(text)} characters hidden]"), end="", soft_wrap=True)
+    console.print()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a result of SQL."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(readable(column)))
+    for row in rows:
+        table.add_row(*(Text(readable(cell(value))) for value in row))
+    console.print(table)
+
+
+def cell(value: object) -> str:
+    """Return a value of SQL as text; hashes as hexadecimal digits."""
+    if value is None:
+        return ""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).hex()
+    if isinstance(value, list):
+        return f"[{', '.join(cell(item) for item in value)}]"
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -1,0 +1,193 @@
+"""A model that follows a script, and the running of single scenes on it."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from matrix_py import _core
+from matrix_py.errors import MatrixError
+from matrix_py.models.chat import ChatTemplate
+from matrix_py.prompts import Prompts
+from matrix_py.pump import Counts, Pump, StoredEvent, StoredScene
+from matrix_py.scene.context import SceneFunction
+from matrix_py.types import TurnSettings
+
+
+@dataclass(frozen=True, slots=True)
+class FormFailed:
+    """The completion was cut before its form was complete."""
+
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """The prompt leaves no room in the context."""
+
+
+class ScriptedModel:
+    """Answers turns by a function. Implements `matrix_py.pump.Answerer`.
+
+    A turn with a form is held to it: a text that the form does not accept is a failed form, as it would be if the budget had cut it.
+
+    Attributes:
+        turns: the turns asked so far, in the order of asking.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[_core.Turn], str | FormFailed | TooLong | Exception],
+        *,
+        order: random.Random | None = None,
+        at_once: int | None = None,
+    ) -> None:
+        """Set up a script.
+
+        Args:
+            answer: what the model says to a turn. An exception is an engine error.
+            order: shuffles the order in which answers arrive; None keeps the order of asking.
+            at_once: answers that one `collect` gives at most; None for all.
+        """
+        self.turns: list[_core.Turn] = []
+        self._answer = answer
+        self._order = order
+        self._at_once = at_once
+        self._waiting: list[_core.Turn] = []
+
+    def submit(self, turns: list[_core.Turn]) -> None:
+        """Queue turns."""
+        self.turns += turns
+        self._waiting += turns
+
+    def collect(self, timeout_s: float) -> list[tuple[_core.Turn, _core.Completion | Exception]]:
+        """Return the answers to some of the waiting turns."""
+        if self._order is not None:
+            self._order.shuffle(self._waiting)
+        at_once = len(self._waiting) if self._at_once is None else self._at_once
+        now, self._waiting = self._waiting[:at_once], self._waiting[at_once:]
+        return [(turn, self._complete(turn)) for turn in now]
+
+    def cancel(self, scene: bytes) -> None:
+        """Forget a scene's waiting turns."""
+        self._waiting = [turn for turn in self._waiting if turn.scene != scene]
+
+    def _complete(self, turn: _core.Turn) -> _core.Completion | Exception:
+        said = self._answer(turn)
+        match said:
+            case Exception():
+                return said
+            case FormFailed(text):
+                return _core.Completion(turn, text=text, outcome="form_failed", finish="length")
+            case TooLong():
+                return _core.Completion(turn, text="", outcome="too_long", finish="none")
+        form = turn.sampling.form
+        if form is None:
+            return _core.Completion(turn, text=said)
+        if _core.form_accepts(form, said):
+            return _core.Completion(turn, text=said, finish="form")
+        return _core.Completion(turn, text=said, outcome="form_failed", finish="length")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a scene did.
+
+    Attributes:
+        events: the payloads, as dictionaries with the keys `kind`, `v` and the event's fields.
+        hashes: the hash chain.
+        counts: how the pump counted the scene.
+        completions: by path and attempt, as a log would hold them.
+    """
+
+    scene: bytes
+    events: list[dict[str, Any]]
+    hashes: list[bytes]
+    counts: Counts
+    completions: dict[tuple[str, int], tuple[bytes, str, str, str]] = field(default_factory=dict)
+
+    def stored(self, instruction: str, response: str | None = None) -> StoredScene:
+        """Return the scene as a log would give it to a replay."""
+        payloads = [msgspec.json.encode(event).decode() for event in self.events]
+        events = [StoredEvent(payload, digest) for payload, digest in zip(payloads, self.hashes, strict=True)]
+        return StoredScene(self.scene, instruction, response, 0, events, dict(self.completions))
+
+
+def make_prompts(
+    texts: Mapping[str, str], *, settings: Mapping[str, TurnSettings] | None = None, files: Mapping[str, str] | None = None
+) -> Prompts:
+    """Return prompts for a scene under test.
+
+    Args:
+        texts: kind of turn -> text of its one user message, with fields such as `{instruction}`.
+        settings: by kind, where 64 tokens at temperature 0 are not what is wanted.
+        files: further files, such as `principles.txt`.
+    """
+    chosen = {kind: (settings or {}).get(kind, TurnSettings(max_tokens=64)) for kind in texts}
+    prompts = {f"{kind}.txt": f"--- user\n{text}\n" for kind, text in texts.items()}
+    return Prompts(prompts | dict(files or {}), chosen, system="", template=ChatTemplate.plain())
+
+
+def run_scene(
+    function: SceneFunction,
+    instruction: str,
+    model: ScriptedModel,
+    *,
+    prompts: Prompts,
+    response: str | None = None,
+    seed: int = 0,
+    name: str = "test",
+    stored: StoredScene | None = None,
+) -> Trace:
+    """Run one scene to its end, or to where an engine error leaves it.
+
+    Args:
+        function: the scene.
+        instruction: its instruction.
+        model: answers its turns.
+        prompts: see `make_prompts`.
+        response: a given response.
+        seed: the run's seed.
+        name: the scene's name.
+        stored: what a log holds of the scene already: then this is a resume.
+
+    Raises:
+        MatrixError: what is stored is not what the scene derives.
+    """
+    scene = stored or StoredScene(_core.scene_id(name, instruction, response, 0), instruction, response, 0)
+    log = _Recorder()
+    pump = Pump(function, name, prompts=prompts, seed=seed, log=log, answerer=model, window=1)  # type: ignore[arg-type]
+    counts = pump.run([scene])
+    if counts.divergences:
+        raise counts.divergences[0]
+    events = [msgspec.json.decode(payload, type=dict[str, Any]) for payload, _ in log.events]
+    completions = dict(scene.completions) | log.completions
+    return Trace(scene.scene, events, [digest for _, digest in log.events], counts, completions)
+
+
+class _Recorder:
+    """An event log that remembers instead of buffering for a writer. The hashes are the real ones."""
+
+    def __init__(self) -> None:
+        self._log = _core.EventLog()
+        self.events: list[tuple[bytes, bytes]] = []
+        self.completions: dict[tuple[str, int], tuple[bytes, str, str, str]] = {}
+
+    def open(self, scene: bytes, stored: int = 0) -> None:
+        self._log.open(scene, stored)
+
+    def append(self, scene: bytes, payload: bytes) -> tuple[int, bytes]:
+        seq, digest = self._log.append(scene, payload)
+        self.events.append((payload, digest))
+        return seq, digest
+
+    def record(self, turn: _core.Turn, completion: _core.Completion) -> None:
+        key = (turn.path, turn.attempt)
+        if key in self.completions:
+            raise MatrixError(f"turn {turn!r} was answered twice")
+        self.completions[key] = (turn.request, completion.text, completion.outcome, completion.finish)
+
+    def close(self, scene: bytes) -> tuple[int, bytes]:
+        return self._log.close(scene)
