@@ -54,12 +54,13 @@ class ContextShape:
 class LlamaModel:
     """An open model. Close its engines and contexts first."""
 
-    def __init__(self, path: Path, *, gpu_layers: int = 0) -> None:
+    def __init__(self, path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> None:
         """Load a vetted GGUF.
 
         Args:
             path: the file.
             gpu_layers: layers to put on a GPU; -1 for all.
+            vocab_only: leave the weights out; such a model only tokenises.
 
         Raises:
             ModelError: llama.cpp cannot load it, or its vocabulary cannot be used.
@@ -67,6 +68,7 @@ class LlamaModel:
         _llama.llama_backend_init()
         parameters = _llama.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 0x7FFFFFFF
+        parameters.vocab_only = vocab_only
         self.path = path
         self._model: Any = _llama.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._model:

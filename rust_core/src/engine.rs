@@ -235,7 +235,13 @@ struct Loop {
 impl Loop {
     fn run(mut self, inbox: &Receiver<Command>) {
         // A bug must not leave anybody waiting for an answer that never comes.
-        if catch_unwind(AssertUnwindSafe(|| while self.receive(inbox) { self.step() })).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| {
+            while self.receive(inbox) {
+                self.step();
+            }
+        }))
+        .is_err()
+        {
             let reason = "the engine's loop panicked: please report it".to_owned();
             for slot in 0..self.slots.len() {
                 if let Some(sequence) = self.slots.vacate(slot) {

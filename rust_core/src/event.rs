@@ -31,8 +31,7 @@ impl Chain {
 
     /// Bind `payload` to the end of the chain.
     pub fn append(&mut self, payload: Payload) -> Event {
-        let hash =
-            Hasher::new("matrix.event.1").hash(self.last).int(u64::from(self.next_seq)).text(payload.as_str()).finish();
+        let hash = Hasher::new("matrix.event.1").hash(self.last).int(u64::from(self.next_seq)).text(payload.as_str()).finish();
         let event = Event { scene: self.scene, seq: self.next_seq, payload, hash };
         self.last = hash;
         self.next_seq += 1;

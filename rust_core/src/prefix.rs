@@ -25,9 +25,9 @@ pub fn find(slots: &Slots, prompt: &[Token], target: usize) -> Option<Hit> {
         tokens.iter().zip(&prompt[..usable]).take_while(|(a, b)| a == b).count()
     };
     let here = Hit { slot: target, length: shared(target) };
-    let best = (0..slots.len()).map(|slot| Hit { slot, length: shared(slot) }).fold(here, |best, hit| {
-        if hit.length > best.length { hit } else { best }
-    });
+    let best = (0..slots.len())
+        .map(|slot| Hit { slot, length: shared(slot) })
+        .fold(here, |best, hit| if hit.length > best.length { hit } else { best });
     let worth_a_copy = best.length >= here.length + MIN_COPY;
     Some(if worth_a_copy { best } else { here }).filter(|hit| hit.length > 0)
 }

@@ -2,13 +2,16 @@
 //!
 //! Long calls run detached from the interpreter, so that Python threads go on; the engine's and llama.cpp's threads never take the GIL.
 
+// PyO3 hands arguments over by value, and a Python signature with names may be long.
+#![allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow_array::{RecordBatch, RecordBatchIterator, RecordBatchReader};
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
+use arrow_array::{RecordBatch, RecordBatchIterator, RecordBatchReader};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule};
@@ -69,7 +72,6 @@ struct Sampling(turn::Sampling);
 impl Sampling {
     #[new]
     #[pyo3(signature = (max_tokens, *, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, stop=vec![], form=None))]
-    #[allow(clippy::too_many_arguments)]
     fn new(
         max_tokens: u32,
         temperature: f32,
@@ -177,7 +179,6 @@ struct Completion(turn::Completion);
 impl Completion {
     #[new]
     #[pyo3(signature = (turn, *, text, outcome="text", finish="eos", prompt_tokens=0, cached_tokens=0, generated_tokens=0, masked_tokens=0))]
-    #[allow(clippy::too_many_arguments)]
     fn new(
         turn: &Turn,
         text: String,
@@ -258,15 +259,10 @@ struct ArrowBatch(RecordBatch);
 #[pymethods]
 impl ArrowBatch {
     #[pyo3(signature = (requested_schema=None))]
-    fn __arrow_c_stream__<'py>(
-        &self,
-        py: Python<'py>,
-        requested_schema: Option<Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyCapsule>> {
+    fn __arrow_c_stream__<'py>(&self, py: Python<'py>, requested_schema: Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyCapsule>> {
         // The protocol allows a producer to ignore the wish for another schema.
         drop(requested_schema);
-        let reader: Box<dyn RecordBatchReader + Send> =
-            Box::new(RecordBatchIterator::new([Ok(self.0.clone())], self.0.schema()));
+        let reader: Box<dyn RecordBatchReader + Send> = Box::new(RecordBatchIterator::new([Ok(self.0.clone())], self.0.schema()));
         PyCapsule::new_with_value(py, FFI_ArrowArrayStream::new(reader), c"arrow_array_stream")
     }
 
@@ -294,8 +290,7 @@ impl PyEventLog {
     }
 
     fn append(&self, scene: Hash, payload: &[u8]) -> PyResult<(u32, Hash)> {
-        let text = std::str::from_utf8(payload)
-            .map_err(|error| Error::Payload { offset: error.valid_up_to(), reason: "not UTF-8" })?;
+        let text = std::str::from_utf8(payload).map_err(|error| Error::Payload { offset: error.valid_up_to(), reason: "not UTF-8" })?;
         let event = self.0.lock().map_err(panicked)?.append(scene, Payload::parse(text.to_owned())?)?;
         Ok((event.seq, event.hash))
     }
@@ -311,7 +306,6 @@ impl PyEventLog {
     }
 
     #[pyo3(signature = (scene, *, position, label, row, occurrence, instruction, response, meta))]
-    #[allow(clippy::too_many_arguments)]
     fn add_scene(
         &self,
         scene: Hash,
@@ -439,8 +433,11 @@ impl PyEngine {
     }
 
     fn collect(&self, py: Python<'_>, timeout_s: f64) -> PyResult<Vec<(Turn, Py<PyAny>)>> {
-        let timeout = Duration::try_from_secs_f64(timeout_s)
-            .map_err(|_| Error::Setting { name: "timeout_s", value: timeout_s.to_string(), expected: "at least 0" })?;
+        let timeout = Duration::try_from_secs_f64(timeout_s).map_err(|_| Error::Setting {
+            name: "timeout_s",
+            value: timeout_s.to_string(),
+            expected: "at least 0",
+        })?;
         let answers = py.detach(|| self.0.collect(timeout))?;
         let answer = |engine::Answer { turn, result }| {
             let result = match result {
@@ -561,10 +558,10 @@ fn sub_batches() -> u64 {
 mod _core {
     #[pymodule_export]
     use super::{
-        ArrowBatch, Completion, PyEngine, PyEventLog, PyTokenizer, Sampling, Turn, blake3, count_sub_batches, draw, form_accepts, hash_file,
-        log_callback_address, run_root, scene_id, self_test, sub_batches, take_llama_log,
+        ArrowBatch, Completion, PyEngine, PyEventLog, PyTokenizer, Sampling, Turn, blake3, count_sub_batches, draw, form_accepts,
+        hash_file, log_callback_address, run_root, scene_id, self_test, sub_batches, take_llama_log,
     };
-    use super::*;
+    use super::{BTreeMap, Bound, Error, MAX_SEQUENCES, PyModule, PyModuleMethods, PyResult, ffi, selftest};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -51,6 +51,7 @@ pub fn run(model: &mut dyn Model, tokens: &[Token], prompt: usize, threads: usiz
 }
 
 /// One way to do the same work.
+#[allow(clippy::struct_excessive_bools)] // each is a thing that must not matter
 struct Composition {
     name: &'static str,
     /// Slot of the sequence that is compared.
@@ -69,16 +70,8 @@ struct Composition {
 }
 
 impl Composition {
-    const PLAIN: Self = Self {
-        name: "repeated",
-        slot: 0,
-        chunk: usize::MAX,
-        company: false,
-        copied: 0,
-        reused: false,
-        moved: false,
-        one_thread: false,
-    };
+    const PLAIN: Self =
+        Self { name: "repeated", slot: 0, chunk: usize::MAX, company: false, copied: 0, reused: false, moved: false, one_thread: false };
 }
 
 const COMPOSITIONS: [Composition; 12] = [
@@ -181,7 +174,7 @@ impl Trial<'_> {
         let mut rectangle = Rectangle::new(first, width);
         for row in first..first + rows {
             // Any other text will do for the company, as long as a slot keeps its own.
-            let text = if row == slot { 0 } else { 1 };
+            let text = usize::from(row != slot);
             rectangle.push_row(&self.texts[text][position..position + width], position, true);
         }
         self.model.decode(&rectangle)?;

@@ -204,16 +204,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub fn sampling() -> Sampling {
-        Sampling {
-            max_tokens: 8,
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            stop: vec![],
-            form: None,
-        }
+        Sampling { max_tokens: 8, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, stop: vec![], form: None }
     }
 
     fn turn(seed: u64, path: &str, attempt: u32, text: &str, trusted: bool, sampling: Sampling) -> Turn {

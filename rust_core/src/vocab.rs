@@ -111,7 +111,8 @@ impl Tokenizer {
     /// Text of tokens; bytes that are not UTF-8 become U+FFFD. Control tokens give their names.
     #[must_use]
     pub fn decode(&self, tokens: &[Token]) -> String {
-        let bytes: Vec<u8> = tokens.iter().filter(|&&token| Some(token) != self.vocab.bos()).flat_map(|&token| self.bytes(token)).copied().collect();
+        let bytes: Vec<u8> =
+            tokens.iter().filter(|&&token| Some(token) != self.vocab.bos()).flat_map(|&token| self.bytes(token)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 

@@ -24,16 +24,7 @@ fn open_on(model: Scripted, prefix_reuse: bool) -> Engine {
 }
 
 fn sampling(max_tokens: u32) -> Sampling {
-    Sampling {
-        max_tokens,
-        temperature: 0.7,
-        top_k: 0,
-        top_p: 0.9,
-        min_p: 0.0,
-        repetition_penalty: 1.1,
-        stop: vec!["!".into()],
-        form: None,
-    }
+    Sampling { max_tokens, temperature: 0.7, top_k: 0, top_p: 0.9, min_p: 0.0, repetition_penalty: 1.1, stop: vec!["!".into()], form: None }
 }
 
 fn turn(scene: &str, path: &str, prompt: &str, sampling: Sampling) -> Turn {
@@ -89,14 +80,19 @@ proptest! {
     fn a_failed_call_fails_its_turns_only(work in work(), slots in 1usize..9, bad in 0usize..40) {
         let expected = texts(run(&open(1, 512, false), turns(&work)));
         let engine = open_on(Scripted::new(slots, CONTEXT, 64).failing(move |call| call == bad || call == bad + 7), true);
-        for answer in run(&engine, turns(&work)) {
-            match answer.result {
-                Ok(completion) => prop_assert_eq!(&completion.text, &expected[&answer.turn.path].0),
-                Err(error) => prop_assert!(matches!(error, Error::Decode { .. }), "{error}"),
+        // Two calls fail at most, so that one of three rounds on the same engine is whole: every slot works again.
+        let mut whole = 0;
+        for _ in 0..3 {
+            let answers = run(&engine, turns(&work));
+            whole += usize::from(answers.iter().all(|answer| answer.result.is_ok()));
+            for answer in answers {
+                match answer.result {
+                    Ok(completion) => prop_assert_eq!(&completion.text, &expected[&answer.turn.path].0),
+                    Err(error) => prop_assert!(matches!(error, Error::Decode { .. }), "{error}"),
+                }
             }
         }
-        // What failed can be asked again on the same engine, and every slot works.
-        prop_assert_eq!(texts(run(&engine, turns(&work))).len(), expected.len());
+        prop_assert!(whole > 0);
     }
 }
 

@@ -209,8 +209,7 @@ impl Library {
         loop {
             let capacity = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
             // SAFETY: text and buffer have the lengths given; no special tokens are added or looked for.
-            let count =
-                unsafe { (self.tokenize)(vocab.0, text.as_ptr().cast(), length, tokens.as_mut_ptr(), capacity, false, false) };
+            let count = unsafe { (self.tokenize)(vocab.0, text.as_ptr().cast(), length, tokens.as_mut_ptr(), capacity, false, false) };
             match usize::try_from(count) {
                 Ok(count) => {
                     tokens.truncate(count);
@@ -263,7 +262,7 @@ impl BatchBuffers {
                 self.logits.push(i8::from(output && column + 1 == width));
             }
         }
-        self.seq_id.extend(self.ids.iter_mut().map(|id| std::ptr::from_mut(id)));
+        self.seq_id.extend(self.ids.iter_mut().map(std::ptr::from_mut));
     }
 }
 
@@ -273,7 +272,10 @@ const KEPT_LINES: usize = 32;
 
 /// llama.cpp's log callback. llama-cpp-python installs a Python one, which takes the GIL on whatever thread logs and so can deadlock;
 /// this one must replace it right after the import.
-pub extern "C" fn log_callback(level: i32, text: *const c_char, _user_data: *mut c_void) {
+///
+/// # Safety
+/// `text` is null or a NUL-terminated string.
+pub unsafe extern "C" fn log_callback(level: i32, text: *const c_char, _user_data: *mut c_void) {
     // GGML_LOG_LEVEL_WARN = 3, GGML_LOG_LEVEL_ERROR = 4.
     if !(3..=4).contains(&level) || text.is_null() {
         return;
@@ -309,7 +311,10 @@ static GET_NAME: AtomicU64 = AtomicU64::new(0);
 
 /// An evaluation callback (`ggml_backend_sched_eval_callback`) that counts sub-batches by their last node and changes nothing. For tests
 /// and benchmarks; [`set_name_function`] comes first.
-pub extern "C" fn count_sub_batches(tensor: *mut c_void, ask: bool, _user_data: *mut c_void) -> bool {
+///
+/// # Safety
+/// `tensor` is a live node of a graph, and the address given to [`set_name_function`] is that of `ggml_get_name`.
+pub unsafe extern "C" fn count_sub_batches(tensor: *mut c_void, ask: bool, _user_data: *mut c_void) -> bool {
     let address = usize::try_from(GET_NAME.load(Ordering::Relaxed)).unwrap_or(0);
     if ask && address != 0 {
         // SAFETY: the address is that of `const char * ggml_get_name(const struct ggml_tensor *)`, and the tensor is a live node.
