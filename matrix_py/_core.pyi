@@ -30,7 +30,7 @@ __all__ = [
     "Turn",
     "__version__",
     "blake3",
-    "count_sub_batches",
+    "sub_batch_callback_address",
     "draw",
     "form_accepts",
     "hash_file",
@@ -356,8 +356,7 @@ class EventLog:
 class Tokenizer:
     """A model's vocabulary: segments to tokens and back, exactly.
 
-    It reads the vocabulary through pointers: the model must stay open as long as this object and every `Engine` over
-    it.
+    It reads the vocabulary through pointers: call `close` before the model is freed.
     """
 
     def __new__(cls, *, addresses: dict[str, int], layout: dict[str, int], vocab: int) -> Self:
@@ -384,6 +383,7 @@ class Tokenizer:
 
         Raises:
             ModelError: a text cannot be encoded exactly.
+            EngineClosedError: the tokenizer is closed.
         """
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -391,6 +391,12 @@ class Tokenizer:
 
         Raises:
             RequestError: a token is not in the vocabulary.
+        """
+
+    def close(self) -> None:
+        """Let go of the vocabulary, once no other thread is encoding. GIL released while waiting.
+
+        Nothing can be encoded afterwards, in an `Engine` neither; decoding goes on. Closing twice is fine.
         """
 
     def is_special(self, token: int) -> bool:
@@ -423,7 +429,7 @@ class Engine:
         """Probe the context with two tokens and start the thread. GIL released.
 
         Args:
-            tokenizer: of the model that the context belongs to.
+            tokenizer: of the model that the context belongs to, not closed.
             context: address of the `llama_context`: one KV stream a sequence, `n_seq_max` = `slots`, `n_ubatch` =
                 `batch`. Nobody else may use it until the engine is closed; its owner frees it afterwards.
             slots: turns in flight, 1 to `MAX_SEQUENCES`.
@@ -446,7 +452,7 @@ class Engine:
         Raises:
             RequestError: a prompt has fewer than two tokens, or a form does not parse.
             ModelError: a prompt cannot be encoded exactly, or the vocabulary allows no forms.
-            EngineClosedError: the engine is closed.
+            EngineClosedError: the engine or the tokenizer is closed.
         """
 
     def collect(self, timeout_s: float) -> list[tuple[Turn, Completion | Exception]]:
@@ -499,7 +505,7 @@ def self_test(
     The compositions differ in what must not matter: chunks, company, slots, copied prefixes, threads.
 
     Args:
-        tokenizer: of the model that the context belongs to.
+        tokenizer: of the model that the context belongs to, not closed.
         context: address of a fresh `llama_context`, as for `Engine`; it is to be freed afterwards.
         slots: its sequences, at least `SELF_TEST_SLOTS`.
         slot_context: tokens that a KV stream holds; 4 more than `prompt_tokens` or more.
@@ -577,7 +583,7 @@ def log_callback_address() -> int:
 def take_llama_log() -> list[str]:
     """Return the lines that the log callback has kept, oldest first, and forget them."""
 
-def count_sub_batches(get_name_address: int) -> int:
+def sub_batch_callback_address(get_name_address: int) -> int:
     """Return the address of a `ggml_backend_sched_eval_callback` that counts sub-batches, for tests and benchmarks.
 
     Args:

@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import msgspec
 import typer
 
-from matrix_py.errors import ConfigError, MatrixError
+from matrix_py.errors import ConfigError, DivergenceError, MatrixError
 
 app = typer.Typer(
     name="matrix",
     help="Rehearse the social consequences of an answer: scenes on a local LLM, logged, replayed and resumed exactly.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -226,7 +224,7 @@ def sql(
     """Query a log in SQL (DuckDB's). The log is opened for reading only."""
     from matrix_py.show import readable
     from matrix_py.store import Log
-    from matrix_py.terminal import cell, console, print_table
+    from matrix_py.terminal import cell, json_rows, print_table
 
     with Log.open(run, read_only=True) as log:
         columns, rows = log.query(query)
@@ -238,8 +236,7 @@ def sql(
             writer.writerow(columns)
             writer.writerows([readable(cell(value)) for value in row] for row in rows)
         case TableFormat.JSON:
-            text = msgspec.json.encode([dict(zip(columns, row, strict=True)) for row in rows], enc_hook=cell).decode()
-            console.print(text, markup=False, soft_wrap=True)
+            sys.stdout.write(json_rows(columns, rows) + "\n")
 
 
 @app.command()
@@ -279,8 +276,9 @@ def _options(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Errors are one line on standard error."""
     code: Any = 0
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(given or ["--help"], prog_name="matrix", standalone_mode=False)
     except MatrixError as error:
         return _fail(error)
     except typer.TyperException as error:
@@ -298,12 +296,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(error: Exception) -> int:
-    from matrix_py.models.hub import printable
+    from matrix_py.show import readable
 
     if os.environ.get("MATRIX_DEBUG"):
         raise error
-    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-    print(f"error: {printable(message)}", file=sys.stderr)
+    match error:
+        case DivergenceError():
+            from matrix_py.replay import describe
+
+            message = describe(error)
+        case typer.TyperException():
+            message = error.format_message()
+        case _:
+            message = str(error)
+    print(f"error: {readable(' '.join(message.split()))}", file=sys.stderr)
     return EXIT_ERROR
 
 

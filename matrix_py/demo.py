@@ -6,6 +6,7 @@ import msgspec
 from rich.text import Text
 
 from matrix_py.engine import EngineOptions
+from matrix_py.errors import StoreError
 from matrix_py.replay import replay
 from matrix_py.show import transcript
 from matrix_py.simulate import SimulateOptions, simulate
@@ -28,7 +29,10 @@ def demo(folder: Path) -> None:
     Raises:
         MatrixError: the folder cannot be written, or the replay is not identical.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"folder {folder} cannot be made ({error.strerror}): give another one with --out") from error
     model, inputs, log = folder / "random.gguf", folder / "instructions.jsonl", folder / "run.duckdb"
     settings = folder / "settings.toml"
     notices.print(
@@ -52,13 +56,17 @@ def demo(folder: Path) -> None:
     with RunProgress() as progress:
         summary = simulate(options, reporter=progress)
     print_summary(summary)
+    if summary.interrupted:
+        raise KeyboardInterrupt
     console.print()
     print_parts(transcript(log, "0"), reveal=True)
     console.print()
     found = replay(log)
-    verdict = "identical" if found.identical else "not identical"
-    root = found.root.hex() if found.root else "none"
-    console.print(Text(f"replay: {verdict}, {found.num_scenes} scenes, {found.num_turns} turns, root {root}"), soft_wrap=True)
+    if found.divergences:
+        raise found.divergences[0]
+    if not found.identical or found.root is None:
+        raise StoreError(f"log {log} is damaged: {'; '.join(found.problems) or 'scenes are not finished'}; run the demo again")
+    console.print(Text(f"replay: identical, {found.num_scenes} scenes, {found.num_turns} turns, root {found.root.hex()}"), soft_wrap=True)
     console.print("\nTry next:")
     for command in (
         f"matrix show {log} 2 --reveal",

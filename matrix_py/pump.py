@@ -90,6 +90,7 @@ class _OpenScene:
         self.coroutine = coroutine
         self.next_seq = 0
         self.waiting = 0  # turns that the answerer has
+        self.divergence: DivergenceError | None = None  # the first: it stands, even if the scene's code catches it
 
 
 class Pump:
@@ -145,8 +146,10 @@ class Pump:
             StoreError: the writer failed.
         """
         source = iter(scenes)
+        more = True
         try:
-            while self._fill(source) or self._open:
+            while more or self._open:
+                more = self._fill(source)
                 if self._keep_up is not None:
                     self._keep_up()
                 self._submit()
@@ -205,6 +208,8 @@ class Pump:
         return end
 
     def _append(self, open_scene: _OpenScene, event: Event) -> None:
+        if open_scene.divergence is not None:
+            raise open_scene.divergence
         payload = encode(event)
         seq, digest = self._log.append(open_scene.stored.scene, payload)
         open_scene.next_seq = seq + 1
@@ -220,14 +225,19 @@ class Pump:
                 raise self._divergence(open_scene, seq, f"hash {expected.hash.hex()}", f"hash {digest.hex()}")
 
     def _divergence(self, open_scene: _OpenScene, seq: int, expected: str, actual: str) -> DivergenceError:
-        return DivergenceError(open_scene.stored.scene.hex(), seq, expected, actual)
+        if open_scene.divergence is None:
+            open_scene.divergence = DivergenceError(open_scene.stored.scene.hex(), seq, expected, actual)
+        return open_scene.divergence
 
     def _step(self, open_scene: _OpenScene, done: Done | None) -> None:
         """Run a scene's code until all the turns that it waits for are with the answerer, or it ends."""
         ready: deque[Done | None] = deque([done])
         try:
             while ready:
-                for turn in open_scene.coroutine.send(ready.popleft()):  # type: ignore[arg-type]  # None starts a coroutine
+                asked = open_scene.coroutine.send(ready.popleft())  # None starts it
+                if open_scene.divergence is not None:
+                    raise open_scene.divergence
+                for turn in asked:
                     recorded = self._recorded(open_scene, turn)
                     if recorded is not None:
                         self.counts.turns += 1
@@ -239,11 +249,8 @@ class Pump:
                 self._missing(open_scene)
         except StopIteration as stop:
             self._end(open_scene, stop.value)
-        except DivergenceError as error:
-            self.counts.divergences.append(error)
-            self._leave(open_scene)
         except Exception as error:
-            # A bug in the scene's code, or a prompt that cannot be rendered: this scene's failure, and no other's.
+            # Where nothing diverged: a bug in the scene's code, or a prompt that cannot be rendered. This scene's failure, and no other's.
             self._abandon(open_scene, error)
 
     def _recorded(self, open_scene: _OpenScene, turn: _core.Turn) -> _core.Completion | None:
@@ -273,18 +280,23 @@ class Pump:
         self._leave(open_scene)
         seq, stored = open_scene.next_seq, open_scene.stored.events
         if seq < len(stored):
-            self.counts.divergences.append(self._divergence(open_scene, seq, stored[seq].payload, "the end of the scene"))
+            self._divergence(open_scene, seq, stored[seq].payload, "the end of the scene")
+        if open_scene.divergence is not None:
+            self.counts.divergences.append(open_scene.divergence)
         elif end == "completed":
             self.counts.completed += 1
         else:
             self.counts.failed += 1
 
     def _abandon(self, open_scene: _OpenScene, error: Exception) -> None:
+        self._leave(open_scene)
+        if open_scene.divergence is not None:
+            self.counts.divergences.append(open_scene.divergence)
+            return
         self.counts.open += 1
         if len(self.counts.errors) < 5:
             text = str(error) if isinstance(error, MatrixError) else f"{type(error).__name__}: {error}"
             self.counts.errors.append(f"scene {open_scene.stored.scene.hex()[:12]}: {text}")
-        self._leave(open_scene)
 
     def _leave(self, open_scene: _OpenScene) -> None:
         scene = open_scene.stored.scene
@@ -294,8 +306,10 @@ class Pump:
         if open_scene.waiting and self._answerer is not None:
             with contextlib.suppress(EngineError):  # an engine that is gone has nothing to cancel
                 self._answerer.cancel(scene)
-        open_scene.coroutine.close()
+        # In this order: what the scene's code does while it is closed, in a `finally`, is no part of the scene.
         self._log.close(scene)
+        with contextlib.suppress(Exception):
+            open_scene.coroutine.close()
 
     def _submit(self) -> None:
         if not self._asked or self._answerer is None:
@@ -322,18 +336,19 @@ class Pump:
             self._abandon(open_scene, error)
 
     def _take(self, turn: _core.Turn, result: _core.Completion | Exception) -> None:
+        if not isinstance(result, Exception):
+            self.counts.turns += 1
+            self.counts.live_turns += 1
+            self.counts.generated_tokens += result.generated_tokens
+            self.counts.prompt_tokens += result.prompt_tokens
+            self.counts.cached_tokens += result.cached_tokens
+            # Before the scene sees it: no event without its completions.
+            self._log.record(turn, result)
         open_scene = self._open.get(turn.scene)
         if open_scene is None:
-            return  # its scene was left meanwhile
+            return  # its scene was left meanwhile; its resume need not ask again
         open_scene.waiting -= 1
         if isinstance(result, Exception):
             self._abandon(open_scene, result)
-            return
-        self.counts.turns += 1
-        self.counts.live_turns += 1
-        self.counts.generated_tokens += result.generated_tokens
-        self.counts.prompt_tokens += result.prompt_tokens
-        self.counts.cached_tokens += result.cached_tokens
-        # Before the scene sees it: no event without its completions.
-        self._log.record(turn, result)
-        self._step(open_scene, (turn, result))
+        else:
+            self._step(open_scene, (turn, result))

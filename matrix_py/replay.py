@@ -4,7 +4,7 @@ The code and the prompts are those of today; chat template, system prompt, seed 
 a changed prompt or a changed scene would have asked or concluded otherwise shows as a divergence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,10 @@ from matrix_py.store import Log
 from matrix_py.types import RunConfig
 
 _WINDOW = 16
+# Paths, names and hashes are shorter.
+_LONGEST_NAME = 80
+# What the pump says in the place of an event is shorter.
+_LONGEST_PHRASE = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,10 @@ def replay(
         if recorded_root is not None and root != recorded_root and not counts.divergences:
             actual = "none, as scenes are missing their end" if root is None else root.hex()
             problems.append(f"root hash: expected {recorded_root.hex()}, actual {actual}: scenes or the configuration were changed")
-        problems += _strays(log)
+        problems += log.problems()
+        unused = log.num_completions() - counts.turns
+        if unused and not counts.divergences and not problems:
+            problems.append(f"{unused} completions answer no turn that a scene asks for")
         if counts.divergences:
             notes += _changed_prompts(config, prompts)
         return Replay(
@@ -107,17 +114,19 @@ def replay(
 
 
 def describe(error: DivergenceError) -> str:
-    """Say in one line where a scene diverges, and in which fields if both sides are events."""
+    """Say in one line where a scene diverges, and in which fields if both sides are events.
+
+    Sentences are given by length and hash: what models and inputs say may be harmful.
+    """
     expected, actual = _fields(error.expected), _fields(error.actual)
-    if expected is None or actual is None:
-        return f"scene {error.scene} seq {error.seq}: expected {error.expected}, actual {error.actual}"
-    if expected.get("kind") != actual.get("kind"):
-        return f"scene {error.scene} seq {error.seq}: expected {error.expected}, actual {error.actual}"
+    where = f"scene {error.scene} seq {error.seq}"
+    if expected is None or actual is None or expected.get("kind") != actual.get("kind"):
+        return f"{where}: expected {_side(error.expected, expected)}, actual {_side(error.actual, actual)}"
     names = [name for name in {**expected, **actual} if expected.get(name) != actual.get(name)]
-    where = f" of {actual['path']}" if "path" in actual else ""
-    before = ", ".join(f"{name} {_short(expected.get(name))}" for name in names)
-    after = ", ".join(f"{name} {_short(actual.get(name))}" for name in names)
-    return f"scene {error.scene} seq {error.seq}: {actual['kind']}{where}: expected {before}, actual {after}"
+    turn = f" of {actual['path']}" if "path" in actual else ""
+    if not names:  # the same fields, written otherwise
+        return f"{where}: {actual['kind']}{turn}: expected {_short(error.expected)}, actual {_short(error.actual)}"
+    return f"{where}: {actual['kind']}{turn}: expected {_listed(expected, names)}, actual {_listed(actual, names)}"
 
 
 def _todays_prompts(log: Log, given: Path | None, notes: list[str]) -> Prompts:
@@ -149,22 +158,6 @@ def _changed_prompts(config: RunConfig, prompts: Prompts) -> list[str]:
     return notes
 
 
-def _strays(log: Log) -> list[str]:
-    """Rows that belong to nothing: replay, which goes by scenes, would not meet them."""
-    problems = []
-    for table in ("events", "completions"):
-        _, rows = log.query(f"SELECT count(*) FROM {table} WHERE scene NOT IN (SELECT scene FROM scenes)")
-        if rows[0][0]:
-            problems.append(f"{rows[0][0]} rows of {table} belong to no scene of the run")
-    _, rows = log.query("SELECT count(*) - count(DISTINCT scene) FROM scenes")
-    if rows[0][0]:
-        problems.append(f"{rows[0][0]} scenes are listed twice")
-    _, rows = log.query("SELECT count(*) - count(DISTINCT (scene, path, attempt)) FROM completions")
-    if rows[0][0]:
-        problems.append(f"{rows[0][0]} completions are there twice")
-    return problems
-
-
 def _fields(payload: str) -> dict[str, object] | None:
     if not payload.startswith("{"):
         return None
@@ -174,6 +167,19 @@ def _fields(payload: str) -> dict[str, object] | None:
         return None
 
 
+def _side(text: str, fields: Mapping[str, object] | None) -> str:
+    if fields is None:
+        return text if len(text) <= _LONGEST_PHRASE else f"{text[: _LONGEST_PHRASE - 3]}..."
+    return f"{fields.get('kind')} ({_listed(fields, [name for name in fields if name not in ('kind', 'v')])})"
+
+
+def _listed(fields: Mapping[str, object], names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {_short(fields[name])}" if name in fields else f"no {name}" for name in names)
+
+
 def _short(value: object) -> str:
+    """Names, numbers and hashes as they are; of sentences their length and hash."""
     text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    if len(text) <= _LONGEST_NAME and text.isprintable() and not any(char.isspace() for char in text):
+        return text or "(empty)"
+    return f"[{len(text)} characters, BLAKE3 {_core.blake3(text.encode()).hex()[:12]}]"

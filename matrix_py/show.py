@@ -1,12 +1,14 @@
 """Scenes as people read them. Model text is escaped, and hidden unless asked for: it may be harmful."""
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from matrix_py.errors import StoreError
-from matrix_py.models.hub import printable
 from matrix_py.store import Log
 
+# What shows as itself although Python does not call it printable: spaces, and the joiners of scripts and emoji.
+_HARMLESS = frozenset("\n\t\u200c\u200d")
 _SUMMARY = "SELECT scene, position, label, state, instruction FROM scene ORDER BY position LIMIT ?"
 
 
@@ -93,7 +95,7 @@ def prompt(path: Path, scene: str, turn: str) -> list[tuple[str, bool]]:
             "  SELECT unnest(segments) AS hash, unnest(trusted) AS trusted, generate_subscripts(segments, 1) AS place"
             "  FROM completions WHERE lower(hex(scene)) = ? AND path = ? AND attempt = ?"
             ") part JOIN texts USING (hash) ORDER BY place",
-            [found, name, int(attempt) if attempt.isdigit() else 1],
+            [found, name, int(attempt) if attempt.isdecimal() else 1],
         )
         if not rows:
             _, paths = log.query("SELECT DISTINCT path FROM turn WHERE scene = ? ORDER BY path LIMIT 20", [found])
@@ -103,12 +105,16 @@ def prompt(path: Path, scene: str, turn: str) -> list[tuple[str, bool]]:
 
 
 def readable(text: str) -> str:
-    """Return text without live escape sequences: control characters other than newlines and tabs are shown as their names."""
-    return "\n".join(printable(line) if not line.isprintable() else line for line in text.split("\n"))
+    r"""Return text without live escape sequences: what controls a terminal or its text's direction is shown as `\x1b` and the like."""
+    return "".join(char if _shows(char) else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def _shows(char: str) -> bool:
+    return char.isprintable() or char in _HARMLESS or unicodedata.category(char) == "Zs"
 
 
 def _find(log: Log, scene: str) -> str:
-    if scene.isdigit() and len(scene) < 12:
+    if scene.isdecimal() and len(scene) < 12:
         _, rows = log.query("SELECT scene FROM scene WHERE position = ?", [int(scene)])
     else:
         _, rows = log.query("SELECT scene FROM scene WHERE starts_with(scene, ?) LIMIT 2", [scene.lower()])

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -62,8 +63,14 @@ class Log:
                 connection.execute(f"ATTACH {_quoted(listing)} AS input")
                 connection.execute(_sql("schema.sql"))
                 connection.execute(
-                    "INSERT INTO run VALUES (?, ?, ?, ?, ?, now()::TIMESTAMP)",
-                    [record.run_id, FORMAT, record.config.encode().decode(), msgspec.json.encode(record.execution).decode(), None],
+                    "INSERT INTO run VALUES (?, ?, ?, ?, NULL, ?)",
+                    [
+                        record.run_id,
+                        FORMAT,
+                        record.config.encode().decode(),
+                        msgspec.json.encode(record.execution).decode(),
+                        datetime.now(UTC).replace(tzinfo=None),
+                    ],
                 )
                 lister = SceneLister(connection, record.config.scene)
                 scenes(lister)
@@ -87,9 +94,9 @@ class Log:
             LogLockedError: another process holds it.
             FormatError: it is no log, or one of a format that this version does not read.
         """
-        if not path.is_file():
-            raise StoreError(f"log {path} does not exist: give the file that `matrix simulate --out` wrote")
         with _one_line(path):
+            if not path.is_file():
+                raise StoreError(f"log {path} does not exist: give the file that `matrix simulate --out` wrote")
             connection = _connect(path, read_only=read_only)
         try:
             with _one_line(path):
@@ -146,8 +153,9 @@ class Log:
                 for scene, seq, payload, digest in cursor.execute(_sql("page_events.sql")).fetchall():
                     events = stored[scene].events
                     if seq != len(events):
-                        # A gap shows as what stands in its place.
-                        events.append(StoredEvent(f"no event with seq {len(events)}", b""))
+                        # What is not in its place shows as that.
+                        what = f"no event with seq {len(events)}" if seq > len(events) else f"a second event with seq {seq}"
+                        events.append(StoredEvent(what, b""))
                     events.append(StoredEvent(payload, digest))
                 for scene, path, attempt, *rest in cursor.execute(_sql("page_completions.sql")).fetchall():
                     request, text, outcome, finish = rest
@@ -165,7 +173,22 @@ class Log:
                 "SELECT s.scene, e.hash FROM scenes s JOIN events e USING (scene) WHERE e.kind = 'SceneFinished' ORDER BY s.position"
             )
             rows = (row for chunk in iter(lambda: cursor.fetchmany(1000), []) for row in chunk)
-            return _core.run_root(_core.blake3(self.record.config.encode()), rows)
+            # Of the configuration as it was written: what this version does not know of it counts, too.
+            return _core.run_root(_core.blake3(str(self._one("SELECT config FROM run")).encode()), rows)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the log as a whole: rows that belong to nothing, and texts that are not what they were."""
+        cursor = self._connection.cursor()
+        with contextlib.closing(cursor), _one_line(self.path):
+            found = cursor.execute(_sql("checks.sql")).fetchall()
+            cursor.execute("SELECT hash, text FROM texts")
+            rows = (row for chunk in iter(lambda: cursor.fetchmany(1000), []) for row in chunk)
+            found.append(("texts are not what their hashes say", sum(_core.blake3(text.encode()) != digest for digest, text in rows)))
+        return [f"{count} {what}" for what, count in found if count]
+
+    def num_completions(self) -> int:
+        """Return the number of completions of all scenes."""
+        return int(self._one("SELECT count(*) FROM completions"))
 
     def set_root(self, root: bytes) -> None:
         """Record the root hash of a finished run."""
@@ -318,9 +341,11 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     Raises:
         StoreError: the file exists, or its folder cannot be written.
     """
-    if path.is_dir():
+    with _one_line(path):
+        is_folder, exists = path.is_dir(), path.exists()
+    if is_folder:
         raise StoreError(f"output {path} is a folder: give a file name, such as {path / 'run.duckdb'}")
-    if path.exists() and not overwrite:
+    if exists and not overwrite:
         raise StoreError(f"output {path} exists: choose another name, or give --overwrite to replace it")
     if not path.parent.is_dir():
         raise StoreError(f"folder {path.parent} of output {path.name} does not exist: make it first")
@@ -330,12 +355,12 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise StoreError(f"folder {path.parent} cannot be written: {error.strerror or error}") from error
-    if path.exists():
+    if exists:
         with _one_line(path):
             try:
-                # A log that another process holds must not be replaced under it.
+                # A log that another process holds must not be replaced under it; one that is damaged, or is no log, may be.
                 _connect(path).close()
-            except duckdb.IOException as error:
+            except duckdb.Error as error:
                 if _LOCK_HOLDER.search(str(error)):
                     raise
 
@@ -403,6 +428,8 @@ def _remove(path: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -1,7 +1,10 @@
 """What the command line prints: progress, transcripts, tables. Text from models and inputs is shown as text, never as markup."""
 
-import time
+import json
+import math
 from collections.abc import Sequence
+from datetime import date, time
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from matrix_py.errors import ConfigError
 from matrix_py.pump import Counts
 from matrix_py.show import Part, readable
 from matrix_py.simulate import RunSummary
@@ -41,7 +45,7 @@ class RunProgress:
         """Show how far the run is."""
         if self._quiet:
             return
-        now = time.monotonic()
+        now = monotonic()
         self._start = self._start or now
         status = self._status(counts, num_open, now)
         if not notices.is_terminal:
@@ -130,13 +134,13 @@ def print_parts(parts: Sequence[Part], *, reveal: bool) -> None:
 def print_segments(segments: Sequence[tuple[str, bool]], *, reveal: bool) -> None:
     """Print a prompt; trusted text (template and prompt files) is dimmed, what it was filled with is not, and hidden by default."""
     for text, trusted in segments:
-        if trusted:
-            console.print(Text(readable(text), style="dim"), end="", soft_wrap=True)
-        elif reveal:
-            console.print(Text(readable(text)), end="", soft_wrap=True)
+        shown = readable(text) if trusted or reveal else f"[{len(text)} characters hidden]"
+        if console.is_terminal:
+            console.print(Text(shown, style="dim" if trusted else ""), end="", soft_wrap=True)
         else:
-            console.print(Text(f"[{len(text)} characters hidden]"), end="", soft_wrap=True)
-    console.print()
+            # Past rich's layout, which makes spaces of tabs: what is read by a program is exact.
+            console.file.write(shown)
+    console.file.write("\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -158,6 +162,34 @@ def cell(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(cell(item) for item in value)}]"
     return str(value)
+
+
+def json_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a result of SQL as a JSON list of objects, with control characters escaped.
+
+    Raises:
+        ConfigError: two columns have the same name.
+    """
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"column {twice!r} is there twice: name one otherwise with AS")
+    text = json.dumps([{name: _json_value(value) for name, value in zip(columns, row, strict=True)} for row in rows], ensure_ascii=False)
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+
+
+def _json_value(value: object) -> object:
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case list() | tuple():
+            return [_json_value(item) for item in value]
+        case dict():
+            return {str(key): _json_value(item) for key, item in value.items()}
+        case date() | time():
+            return value.isoformat()
+    return cell(value)
 
 
 def _duration(seconds: float) -> str:

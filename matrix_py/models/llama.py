@@ -39,7 +39,7 @@ class ContextShape:
         slot_context: tokens a sequence.
         batch: tokens a call to llama.cpp may hold.
         threads: CPU threads.
-        exact: flash attention off, as the deterministic mode needs it.
+        exact: flash attention off, as the deterministic mode needs it; otherwise llama.cpp decides.
         count_sub_batches: let `_core.sub_batches()` count what llama.cpp makes of the calls (tests, benchmarks).
     """
 
@@ -77,7 +77,7 @@ class LlamaModel:
             self.vocab: Any = _llama.llama_model_get_vocab(self._model)
             self.tokenizer = _tokenizer(self.vocab)
         except BaseException:
-            self.close()
+            _llama.llama_model_free(self._model)
             raise
 
     def context(self, shape: ContextShape) -> "LlamaContext":
@@ -98,6 +98,8 @@ class LlamaModel:
         """Free the model. Closing twice is fine."""
         model, self._model = self._model, None
         if model:
+            # A tokenizer that somebody still holds must not read a vocabulary that is gone.
+            self.tokenizer.close()
             _llama.llama_model_free(model)
 
     def __enter__(self) -> Self:
@@ -127,7 +129,7 @@ class LlamaContext:
         parameters.no_perf = True
         if shape.count_sub_batches:
             get_name = ctypes.cast(_llama._lib.ggml_get_name, ctypes.c_void_p).value
-            callback = _core.count_sub_batches(get_name or 0)
+            callback = _core.sub_batch_callback_address(get_name or 0)
             parameters.cb_eval = ctypes.cast(callback, _llama.ggml_backend_sched_eval_callback)
         self._context: Any = _llama.llama_init_from_model(pointer, parameters)
         if not self._context:

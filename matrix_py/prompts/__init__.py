@@ -25,6 +25,8 @@ PRINCIPLES_FILE = "principles.txt"
 
 # A budget may take at most one part in this many of the context.
 _CONTEXT_SHARE = 4
+# Of whole numbers in settings; the core knows the bounds of the others.
+_BOUNDS = {"max_tokens": (1, 2**31 - 1), "top_k": (0, 2**31 - 1), "retries": (0, 2)}
 
 _MESSAGE = re.compile(r"^--- *(\w+) *$", re.MULTILINE)
 _FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}|[{}]")
@@ -62,7 +64,7 @@ class Prompts:
                 room for the prompt of the next.
 
         Raises:
-            ConfigError: a file does not parse, or a kind has no file.
+            ConfigError: a file does not parse, a kind has no file, or a setting is out of range.
         """
         self.files = dict(files)
         self.settings = dict(settings)
@@ -119,6 +121,10 @@ class Prompts:
 
     def _make_sampling(self, kind: str, form: str | None) -> Sampling:
         settings = self.settings[kind]
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(settings, name)
+            if not low <= value <= high:
+                raise ConfigError(f"settings of turn kind [{kind}]: {name} is {value}; it must be between {low} and {high}")
         try:
             return Sampling(
                 min(settings.max_tokens, self._most_tokens or settings.max_tokens),
@@ -130,7 +136,7 @@ class Prompts:
                 stop=list(settings.stop),
                 form=form,
             )
-        except (MatrixError, OverflowError) as error:
+        except MatrixError as error:
             raise ConfigError(f"settings of turn kind [{kind}]: {error}") from error
 
 
@@ -154,7 +160,7 @@ def load_settings(directory: Path | None, config: Path | None) -> dict[str, Turn
     """Return the package's settings, overlaid kind by kind and key by key with `directory`'s settings.toml and with `config`.
 
     Raises:
-        ConfigError: a file cannot be read, or a setting in it is unknown or out of range.
+        ConfigError: a file cannot be read, or a setting in it is unknown or of another type.
     """
     package = resources.files("matrix_py.prompts") / SETTINGS_FILE
     tables = _tables(SETTINGS_FILE, package.read_text("utf-8"))

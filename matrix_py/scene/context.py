@@ -4,6 +4,7 @@ A scene is a pure function of instruction, configuration, seed and completions. 
 `random`, and never iterates over a set; all that it needs comes from here.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -156,9 +157,10 @@ class _Gather(Awaitable[list[_T]]):
                 done = yield asked
                 asked = self._step(self._owners.pop((done[0].path, done[0].attempt)), done)
         finally:
-            # Nothing is left to close unless the scene itself is being closed.
-            for branch in self._branches:
-                branch.coroutine.close()
+            # Nothing is left to close unless the scene itself is being closed. All are, whatever one of them does about it.
+            with contextlib.ExitStack() as closing:
+                for branch in self._branches:
+                    closing.callback(branch.coroutine.close)
         results = []
         for branch in self._branches:
             for event in branch.events:

@@ -24,8 +24,8 @@ def find_scene(name: str) -> SceneFunction:
         raise ConfigError(f"scene {name!r} is not known: choose {', '.join(sorted(SCENES))}, or give package.module:function")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"scene {name!r} cannot be imported: {error}") from error
+    except Exception as error:  # the module is the user's: importing it can raise anything
+        raise ConfigError(f"scene {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not inspect.iscoroutinefunction(function):
         raise ConfigError(f"scene {name!r} is not an async function: write 'async def {function_name}(scene): ...'")
     found: SceneFunction = function

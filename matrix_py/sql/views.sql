@@ -1,4 +1,4 @@
--- One row a scene: what was asked, what came of it.
+-- One row a scene: what was asked, what came of it in the end (a scene may revise more than once).
 CREATE VIEW scene AS
 SELECT
     lower(hex(s.scene)) AS scene,
@@ -6,10 +6,10 @@ SELECT
     s.label,
     s.row,
     instruction.text AS instruction,
-    (SELECT e.payload ->> 'text' FROM events e WHERE e.scene = s.scene AND e.kind = 'ResponseGiven') AS response,
-    (SELECT e.payload ->> 'text' FROM events e WHERE e.scene = s.scene AND e.kind = 'ResponseRevised') AS revision,
-    coalesce((SELECT e.payload ->> 'end' FROM events e WHERE e.scene = s.scene AND e.kind = 'SceneFinished'), 'open') AS state,
-    (SELECT e.payload ->> 'reason' FROM events e WHERE e.scene = s.scene AND e.kind = 'SceneFinished') AS reason,
+    (SELECT arg_max(e.payload ->> 'text', e.seq) FROM events e WHERE e.scene = s.scene AND e.kind = 'ResponseGiven') AS response,
+    (SELECT arg_max(e.payload ->> 'text', e.seq) FROM events e WHERE e.scene = s.scene AND e.kind = 'ResponseRevised') AS revision,
+    coalesce((SELECT arg_max(e.payload ->> 'end', e.seq) FROM events e WHERE e.scene = s.scene AND e.kind = 'SceneFinished'), 'open') AS state,
+    (SELECT arg_max(e.payload ->> 'reason', e.seq) FROM events e WHERE e.scene = s.scene AND e.kind = 'SceneFinished') AS reason,
     s.meta
 FROM scenes s
 JOIN texts instruction ON instruction.hash = s.instruction;

@@ -4,7 +4,7 @@
         return "yes" if turn.kind == "verdict" else "A reply."
 
     trace = run_scene(my_scene, "What is a fork?", ScriptedModel(answer), prompts=make_prompts({"verdict": "{instruction}"}))
-    assert [event.kind for event in trace.events] == [...]
+    assert [event["kind"] for event in trace.events] == [...]
 """
 
 from matrix_py.testing.scripted import FormFailed, ScriptedModel, TooLong, Trace, make_prompts, run_scene

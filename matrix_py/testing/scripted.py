@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -58,7 +59,14 @@ class ScriptedModel:
         self._waiting: list[_core.Turn] = []
 
     def submit(self, turns: list[_core.Turn]) -> None:
-        """Queue turns."""
+        """Queue turns.
+
+        Raises:
+            RequestError: a form does not parse; then none is queued.
+        """
+        for turn in turns:
+            if turn.sampling.form is not None:
+                _accepts(turn.sampling.form, "")
         self.turns += turns
         self._waiting += turns
 
@@ -86,9 +94,14 @@ class ScriptedModel:
         form = turn.sampling.form
         if form is None:
             return _core.Completion(turn, text=said)
-        if _core.form_accepts(form, said):
+        if _accepts(form, said):
             return _core.Completion(turn, text=said, finish="form")
         return _core.Completion(turn, text=said, outcome="form_failed", finish="length")
+
+
+@lru_cache(maxsize=4096)
+def _accepts(form: str, text: str) -> bool:
+    return _core.form_accepts(form, text)  # compiles the grammar each time, and scenes have few
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,9 +128,8 @@ impl Engine {
     /// [`Error::Closed`]; the first turn whose prompt or form cannot be used ([`Error::PromptTooShort`], [`Error::Form`],
     /// [`Error::Vocabulary`]): then none is queued.
     pub fn submit(&self, turns: Vec<Turn>) -> Result<()> {
+        let sender = lock(&self.commands).clone().ok_or(Error::Closed)?;
         let commands = turns.into_iter().map(|turn| self.prepare(turn)).collect::<Result<Vec<_>>>()?;
-        let sender = lock(&self.commands);
-        let sender = sender.as_ref().ok_or(Error::Closed)?;
         commands.into_iter().try_for_each(|command| sender.send(command).map_err(|_| Error::Closed))
     }
 
@@ -276,6 +275,10 @@ impl Loop {
         for span in plan(&phases, self.batch) {
             self.run_span(span);
         }
+        self.publish_stats();
+    }
+
+    fn publish_stats(&mut self) {
         self.stats.running = self.slots.running() as u64;
         self.stats.waiting = self.waiting.len() as u64;
         *lock(&self.shared_stats) = self.stats;
@@ -418,6 +421,8 @@ impl Loop {
     fn answer(&mut self, answer: Answer) {
         self.stats.turns += 1;
         self.stats.failed_turns += u64::from(answer.result.is_err());
+        // Before the answer, so that whoever has it sees it counted.
+        self.publish_stats();
         // Nobody collects any more when the engine is being closed.
         let _ = self.outbox.send(answer);
     }

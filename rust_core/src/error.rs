@@ -15,6 +15,9 @@ pub enum Error {
     /// A scene was opened twice.
     #[error("scene {scene} is already open in the event log")]
     SceneOpenTwice { scene: String },
+    /// A completion was recorded for a turn that it does not answer.
+    #[error("the completion of turn {other} was recorded as the answer to turn {path}")]
+    NotTheAnswer { path: String, other: String },
     /// A turn's setting is out of range.
     #[error("turn setting {name} is {value}; it must be {expected}")]
     Setting { name: &'static str, value: String, expected: &'static str },
@@ -33,6 +36,9 @@ pub enum Error {
     /// A struct of this llama.cpp is laid out otherwise than the one this version was built for.
     #[error("llama.cpp's {what} is {actual}, not {expected}: install a llama-cpp-python version that matrix pins")]
     Layout { what: &'static str, expected: usize, actual: usize },
+    /// An address or a pointer that the core needs was not given.
+    #[error("{what} is missing: install a llama-cpp-python version that matrix pins")]
+    Missing { what: &'static str },
     /// `llama_decode` returned a code, or gave no usable logits.
     #[error("llama.cpp could not decode {tokens} tokens: {reason}")]
     Decode { tokens: usize, reason: String },
@@ -53,9 +59,9 @@ impl Error {
     pub fn python_class(&self) -> &'static str {
         match self {
             Self::Payload { .. } => "PayloadError",
-            Self::SceneNotOpen { .. } | Self::SceneOpenTwice { .. } => "SceneError",
+            Self::SceneNotOpen { .. } | Self::SceneOpenTwice { .. } | Self::NotTheAnswer { .. } => "SceneError",
             Self::Setting { .. } | Self::PromptTooShort { .. } | Self::Form { .. } => "RequestError",
-            Self::Vocabulary { .. } | Self::Layout { .. } => "ModelError",
+            Self::Vocabulary { .. } | Self::Layout { .. } | Self::Missing { .. } => "ModelError",
             Self::Option { .. } => "ConfigError",
             Self::Decode { .. } | Self::Sampling { .. } | Self::Cancelled { .. } => "EngineError",
             Self::Closed => "EngineClosedError",

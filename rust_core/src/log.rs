@@ -1,6 +1,7 @@
 //! The event log in memory: it sequences and hashes the events of open scenes, and buffers rows until the writer takes them as Arrow
 //! batches. It does not know where they are written.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -32,11 +33,34 @@ pub struct Batches {
 #[derive(Default)]
 pub struct EventLog {
     chains: HashMap<Hash, OpenScene>,
+    rows: Rows,
+    known_texts: HashSet<Hash>,
+}
+
+/// Buffered rows, with the times (microseconds since 1970) at which they came.
+#[derive(Default)]
+pub struct Rows {
     events: Vec<(Event, i64)>,
     completions: Vec<(Recorded, i64)>,
     texts: Vec<(Hash, String)>,
     scenes: Vec<(SceneRow, Hash, Option<Hash>)>,
-    known_texts: HashSet<Hash>,
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        self.events.len() + self.completions.len() + self.texts.len() + self.scenes.len()
+    }
+
+    /// The rows as Arrow batches; `None` when there are none.
+    #[must_use]
+    pub fn into_batches(self) -> Option<Batches> {
+        (self.len() > 0).then(|| Batches {
+            texts: texts_batch(&self.texts),
+            scenes: scenes_batch(&self.scenes),
+            completions: completions_batch(&self.completions),
+            events: events_batch(&self.events),
+        })
+    }
 }
 
 struct OpenScene {
@@ -77,10 +101,12 @@ impl EventLog {
     /// # Errors
     /// [`Error::SceneOpenTwice`].
     pub fn open(&mut self, scene: Hash, stored: u32) -> Result<()> {
-        let open = OpenScene { chain: Chain::new(scene), stored };
-        match self.chains.insert(scene, open) {
-            None => Ok(()),
-            Some(_) => Err(Error::SceneOpenTwice { scene: scene.to_string() }),
+        match self.chains.entry(scene) {
+            Entry::Vacant(place) => {
+                place.insert(OpenScene { chain: Chain::new(scene), stored });
+                Ok(())
+            }
+            Entry::Occupied(_) => Err(Error::SceneOpenTwice { scene: scene.to_string() }),
         }
     }
 
@@ -92,7 +118,7 @@ impl EventLog {
         let open = self.chains.get_mut(&scene).ok_or_else(|| Error::SceneNotOpen { scene: scene.to_string() })?;
         let event = open.chain.append(payload);
         if event.seq >= open.stored {
-            self.events.push((event.clone(), now_us()));
+            self.rows.events.push((event.clone(), now_us()));
         }
         Ok(event)
     }
@@ -109,14 +135,22 @@ impl EventLog {
     pub fn add_scene(&mut self, scene: SceneRow) {
         let instruction = self.text(&scene.instruction);
         let response = scene.response.as_deref().map(|response| self.text(response));
-        self.scenes.push((scene, instruction, response));
+        self.rows.scenes.push((scene, instruction, response));
     }
 
     /// Buffer a completion, with its text and the segments of its prompt.
-    pub fn record(&mut self, turn: &Turn, completion: Completion) {
+    ///
+    /// # Errors
+    /// [`Error::NotTheAnswer`] when the completion answers another turn.
+    pub fn record(&mut self, turn: &Turn, completion: Completion) -> Result<()> {
+        let asked = (turn.scene, turn.request, turn.path.as_str(), turn.attempt);
+        if asked != (completion.scene, completion.request, completion.path.as_str(), completion.attempt) {
+            return Err(Error::NotTheAnswer { path: turn.path.clone(), other: completion.path });
+        }
         let segments = turn.segments.iter().map(|segment| (self.text(&segment.text), segment.trusted)).collect();
         let text = self.text(&completion.text);
-        self.completions.push((Recorded { completion, kind: turn.kind.clone(), text, segments }, now_us()));
+        self.rows.completions.push((Recorded { completion, kind: turn.kind.clone(), text, segments }, now_us()));
+        Ok(())
     }
 
     /// Buffer a text, unless the writer has had it, and return its address.
@@ -126,7 +160,7 @@ impl EventLog {
             self.known_texts.clear();
         }
         if self.known_texts.insert(hash) {
-            self.texts.push((hash, text.to_owned()));
+            self.rows.texts.push((hash, text.to_owned()));
         }
         hash
     }
@@ -134,22 +168,12 @@ impl EventLog {
     /// Number of buffered rows.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.events.len() + self.completions.len() + self.texts.len() + self.scenes.len()
+        self.rows.len()
     }
 
-    /// Take everything buffered, as Arrow batches; `None` when there is nothing.
-    ///
-    /// # Panics
-    /// Never: the builders are filled row by row, so their lengths agree.
-    pub fn drain(&mut self) -> Option<Batches> {
-        if self.pending() == 0 {
-            return None;
-        }
-        let texts = texts_batch(&std::mem::take(&mut self.texts));
-        let scenes = scenes_batch(&std::mem::take(&mut self.scenes));
-        let completions = completions_batch(&std::mem::take(&mut self.completions));
-        let events = events_batch(&std::mem::take(&mut self.events));
-        Some(Batches { texts, scenes, completions, events })
+    /// Take everything buffered. That is quick, so that a lock around the log is held briefly; the batches are made afterwards.
+    pub fn drain(&mut self) -> Rows {
+        std::mem::take(&mut self.rows)
     }
 }
 
@@ -301,8 +325,8 @@ mod tests {
         for text in ["a", "b", "c"] {
             assert_eq!(first.append(scene, payload(text)).unwrap(), resumed.append(scene, payload(text)).unwrap());
         }
-        assert_eq!(first.drain().unwrap().events.num_rows(), 3);
-        assert_eq!(resumed.drain().unwrap().events.num_rows(), 1);
+        assert_eq!(first.drain().into_batches().unwrap().events.num_rows(), 3);
+        assert_eq!(resumed.drain().into_batches().unwrap().events.num_rows(), 1);
         assert_eq!(first.close(scene).unwrap(), resumed.close(scene).unwrap());
     }
 
@@ -312,7 +336,9 @@ mod tests {
         let mut log = EventLog::default();
         assert!(matches!(log.append(scene, payload("a")), Err(Error::SceneNotOpen { .. })));
         log.open(scene, 0).unwrap();
+        log.append(scene, payload("a")).unwrap();
         assert!(matches!(log.open(scene, 0), Err(Error::SceneOpenTwice { .. })));
+        assert_eq!(log.append(scene, payload("b")).unwrap().seq, 1, "the refusal reset the chain");
         log.close(scene).unwrap();
         assert!(matches!(log.close(scene), Err(Error::SceneNotOpen { .. })));
     }
@@ -332,9 +358,9 @@ mod tests {
             text: "same".into(),
             facts: Facts::default(),
         };
-        log.record(&turn, completion);
-        let batches = log.drain().unwrap();
+        log.record(&turn, completion).unwrap();
+        let batches = log.drain().into_batches().unwrap();
         assert_eq!((batches.texts.num_rows(), batches.completions.num_rows()), (1, 1));
-        assert!(log.drain().is_none());
+        assert!(log.drain().into_batches().is_none());
     }
 }

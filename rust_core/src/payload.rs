@@ -37,9 +37,10 @@ impl Payload {
         }
         scanner.expect_all("\",\"v\":", "the version follows the kind")?;
         scanner.integer()?;
+        let mut names = vec!["\"kind\"".as_bytes(), "\"v\"".as_bytes()];
         while scanner.peek() == Some(b',') {
             scanner.at += 1;
-            scanner.string()?;
+            scanner.name(&mut names)?;
             scanner.expect(b':', "a colon follows a field's name")?;
             scanner.value(1)?;
         }
@@ -69,7 +70,7 @@ struct Scanner<'a> {
     at: usize,
 }
 
-impl Scanner<'_> {
+impl<'a> Scanner<'a> {
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -101,11 +102,14 @@ impl Scanner<'_> {
             Some(b'f') => self.expect_all("false", "not a value"),
             Some(b'n') => self.expect_all("null", "not a value"),
             Some(b'[') => self.items(b']', |scanner| scanner.value(depth + 1)),
-            Some(b'{') => self.items(b'}', |scanner| {
-                scanner.string()?;
-                scanner.expect(b':', "a colon follows a field's name")?;
-                scanner.value(depth + 1)
-            }),
+            Some(b'{') => {
+                let mut names = Vec::new();
+                self.items(b'}', |scanner| {
+                    scanner.name(&mut names)?;
+                    scanner.expect(b':', "a colon follows a field's name")?;
+                    scanner.value(depth + 1)
+                })
+            }
             _ => Err(self.error("not a value")),
         }
     }
@@ -127,6 +131,18 @@ impl Scanner<'_> {
                 _ => return Err(self.error("a comma or the closing bracket follows an item")),
             }
         }
+    }
+
+    /// A field's name, which no earlier field of the object has. Objects are small, so a list of their names will do.
+    fn name(&mut self, names: &mut Vec<&'a [u8]>) -> Result<()> {
+        let start = self.at;
+        self.string()?;
+        let name = &self.bytes[start..self.at];
+        if names.contains(&name) {
+            return Err(Error::Payload { offset: start, reason: "a field's name that the object has already" });
+        }
+        names.push(name);
+        Ok(())
     }
 
     fn integer(&mut self) -> Result<()> {
@@ -210,6 +226,9 @@ mod tests {
             (r#"{"kind":"A","v":1,"x":"\u000a"}"#, 24),
             (r#"{"kind":"A","v":1,"x":"\/"}"#, 24),
             ("{\"kind\":\"A\",\"v\":1,\"x\":\"\n\"}", 23),
+            (r#"{"kind":"A","v":1,"x":1,"x":1}"#, 24),
+            (r#"{"kind":"A","v":1,"v":1}"#, 18),
+            (r#"{"kind":"A","v":1,"x":{"y":1,"y":1}}"#, 29),
             (r#"{"kind":"A","v":1}x"#, 18),
             (r#"{"kind":"","v":1}"#, 9),
         ] {

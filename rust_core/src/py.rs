@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
@@ -301,8 +301,7 @@ impl PyEventLog {
     }
 
     fn record(&self, turn: &Turn, completion: &Completion) -> PyResult<()> {
-        self.0.lock().map_err(panicked)?.record(&turn.0, completion.0.clone());
-        Ok(())
+        Ok(self.0.lock().map_err(panicked)?.record(&turn.0, completion.0.clone())?)
     }
 
     #[pyo3(signature = (scene, *, position, label, row, occurrence, instruction, response, meta))]
@@ -332,7 +331,10 @@ impl PyEventLog {
     }
 
     fn drain(&self, py: Python<'_>) -> PyResult<Option<PyBatches>> {
-        let batches = py.detach(|| Ok::<_, PyErr>(self.0.lock().map_err(panicked)?.drain()))?;
+        let batches = py.detach(|| {
+            let rows = self.0.lock().map_err(panicked)?.drain();
+            Ok::<_, PyErr>(rows.into_batches())
+        })?;
         Ok(batches.map(|b| (ArrowBatch(b.texts), ArrowBatch(b.scenes), ArrowBatch(b.completions), ArrowBatch(b.events))))
     }
 }
@@ -343,6 +345,7 @@ impl PyEventLog {
 struct PyTokenizer {
     tokenizer: Arc<Tokenizer>,
     library: Arc<ffi::Library>,
+    lease: Arc<RwLock<bool>>,
 }
 
 fn segments(list: Vec<(String, bool)>) -> Vec<turn::Segment> {
@@ -356,8 +359,13 @@ impl PyTokenizer {
     fn new(py: Python<'_>, addresses: BTreeMap<String, usize>, layout: BTreeMap<String, usize>, vocab: usize) -> PyResult<Self> {
         let library = Arc::new(ffi::Library::new(&addresses, &layout)?);
         let vocab = LlamaVocab::new(Arc::clone(&library), ffi::VocabPtr::new(vocab)?)?;
+        let lease = vocab.lease();
         let tokenizer = py.detach(|| Tokenizer::new(Box::new(vocab)))?;
-        Ok(Self { tokenizer: Arc::new(tokenizer), library })
+        Ok(Self { tokenizer: Arc::new(tokenizer), library, lease })
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| *self.lease.write().unwrap_or_else(PoisonError::into_inner) = false);
     }
 
     #[pyo3(name = "encode")]
@@ -433,10 +441,10 @@ impl PyEngine {
     }
 
     fn collect(&self, py: Python<'_>, timeout_s: f64) -> PyResult<Vec<(Turn, Py<PyAny>)>> {
-        let timeout = Duration::try_from_secs_f64(timeout_s).map_err(|_| Error::Setting {
+        let timeout = Duration::try_from_secs_f64(timeout_s).map_err(|_| Error::Option {
             name: "timeout_s",
             value: timeout_s.to_string(),
-            expected: "at least 0",
+            expected: "a number of seconds from 0 on".into(),
         })?;
         let answers = py.detach(|| self.0.collect(timeout))?;
         let answer = |engine::Answer { turn, result }| {
@@ -543,7 +551,7 @@ fn take_llama_log() -> Vec<String> {
 }
 
 #[pyfunction]
-fn count_sub_batches(get_name_address: usize) -> usize {
+fn sub_batch_callback_address(get_name_address: usize) -> usize {
     ffi::set_name_function(get_name_address);
     ffi::count_sub_batches as *const () as usize
 }
@@ -558,8 +566,8 @@ fn sub_batches() -> u64 {
 mod _core {
     #[pymodule_export]
     use super::{
-        ArrowBatch, Completion, PyEngine, PyEventLog, PyTokenizer, Sampling, Turn, blake3, count_sub_batches, draw, form_accepts,
-        hash_file, log_callback_address, run_root, scene_id, self_test, sub_batches, take_llama_log,
+        ArrowBatch, Completion, PyEngine, PyEventLog, PyTokenizer, Sampling, Turn, blake3, draw, form_accepts, hash_file,
+        log_callback_address, run_root, scene_id, self_test, sub_batch_callback_address, sub_batches, take_llama_log,
     };
     use super::{BTreeMap, Bound, Error, MAX_SEQUENCES, PyModule, PyModuleMethods, PyResult, ffi, selftest};
 

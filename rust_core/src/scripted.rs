@@ -39,9 +39,9 @@ impl Vocab for ByteVocab {
         }
     }
 
-    fn encode(&self, text: &str) -> Vec<Token> {
+    fn encode(&self, text: &str) -> Result<Vec<Token>> {
         let space = self.adds_space.then_some(b' ');
-        space.into_iter().chain(text.bytes()).map(Token::from).collect()
+        Ok(space.into_iter().chain(text.bytes()).map(Token::from).collect())
     }
 
     fn bos(&self) -> Option<Token> {

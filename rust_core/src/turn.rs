@@ -99,6 +99,9 @@ impl Turn {
         sampling: Sampling,
     ) -> Result<Self> {
         sampling.check()?;
+        if path.contains('#') {
+            return Err(Error::Setting { name: "path", value: path, expected: "without '#', which numbers attempts" });
+        }
         if attempt == 0 {
             return Err(Error::Setting { name: "attempt", value: "0".into(), expected: "at least 1" });
         }

@@ -35,7 +35,10 @@ pub trait Vocab: Send + Sync {
     /// The bytes that the token stands for; of a control token, its name.
     fn bytes(&self, token: Token) -> Vec<u8>;
     /// Tokens of plain text, as the vocabulary's own rules give them. No special tokens are looked for or added.
-    fn encode(&self, text: &str) -> Vec<Token>;
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the model that the vocabulary belongs to was closed.
+    fn encode(&self, text: &str) -> Result<Vec<Token>>;
     /// The token that prompts begin with, if the vocabulary asks for one.
     fn bos(&self) -> Option<Token>;
 }
@@ -44,6 +47,7 @@ pub trait Vocab: Send + Sync {
 pub struct Tokenizer {
     vocab: Box<dyn Vocab>,
     kinds: Vec<TokenKind>,
+    ends: Vec<bool>,
     bytes: Vec<Vec<u8>>,
     /// Finds special tokens in trusted text: the longest at the leftmost place.
     trusted: Option<AhoCorasick>,
@@ -62,6 +66,7 @@ impl Tokenizer {
     pub fn new(vocab: Box<dyn Vocab>) -> Result<Self> {
         let tokens = 0..Token::try_from(vocab.size()).map_err(|_| Error::Vocabulary { reason: "more than 2^31 tokens".into() })?;
         let kinds: Vec<_> = tokens.clone().map(|token| vocab.kind(token)).collect();
+        let ends = tokens.clone().map(|token| vocab.ends_generation(token)).collect();
         let bytes: Vec<_> = tokens.clone().map(|token| vocab.bytes(token)).collect();
         let specials: Vec<Token> = tokens.filter(|&token| is_special(kinds[index(token)], &bytes[index(token)])).collect();
         let names: Vec<&[u8]> = specials.iter().map(|&token| bytes[index(token)].as_slice()).collect();
@@ -71,8 +76,8 @@ impl Tokenizer {
             Err(error) => Err(Error::Vocabulary { reason: error.to_string() }),
         };
         let (trusted, untrusted) = (finder(MatchKind::LeftmostLongest)?, finder(MatchKind::Standard)?);
-        let adds_space = vocab.encode("a").first().is_some_and(|&token| bytes[index(token)].first() == Some(&b' '));
-        let tokenizer = Self { vocab, kinds, bytes, trusted, untrusted, specials, adds_space };
+        let adds_space = vocab.encode("a")?.first().is_some_and(|&token| bytes[index(token)].first() == Some(&b' '));
+        let tokenizer = Self { vocab, kinds, ends, bytes, trusted, untrusted, specials, adds_space };
         let probe = "A probe: 1 + 1\n is \u{e9}, <b>.";
         let survived = tokenizer.decode(&tokenizer.encode(&[Segment { text: probe.into(), trusted: false }])?);
         if survived != probe {
@@ -129,7 +134,7 @@ impl Tokenizer {
     /// message that is not the model's to write.
     #[must_use]
     pub fn ends_turn(&self, token: Token) -> bool {
-        self.kinds[index(token)] == TokenKind::Control || self.vocab.ends_generation(token)
+        self.kinds[index(token)] == TokenKind::Control || self.ends[index(token)]
     }
 
     /// Whether the token stands for no text: control tokens and added tokens that look like marks.
@@ -141,7 +146,7 @@ impl Tokenizer {
     /// The tokens with which the model ends its answers, in ascending order.
     #[must_use]
     pub fn end_tokens(&self) -> Vec<Token> {
-        (0..).take(self.size()).filter(|&token| self.vocab.ends_generation(token)).collect()
+        (0..).take(self.size()).filter(|&token| self.ends[index(token)]).collect()
     }
 
     fn encode_trusted(&self, text: &str, tokens: &mut Vec<Token>) -> Result<()> {
@@ -187,12 +192,12 @@ impl Tokenizer {
             return Ok(());
         }
         if !self.adds_space {
-            tokens.extend(self.vocab.encode(text));
+            tokens.extend(self.vocab.encode(text)?);
             return Ok(());
         }
         for sentinel in SENTINELS {
-            let alone = self.vocab.encode(sentinel);
-            let both = self.vocab.encode(&format!("{sentinel}{text}"));
+            let alone = self.vocab.encode(sentinel)?;
+            let both = self.vocab.encode(&format!("{sentinel}{text}"))?;
             if let Some(rest) = both.strip_prefix(alone.as_slice()) {
                 tokens.extend_from_slice(rest);
                 return Ok(());

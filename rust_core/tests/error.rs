@@ -20,10 +20,12 @@ fn place(error: &Error) -> usize {
         Error::Sampling { .. } => 10,
         Error::Cancelled { .. } => 11,
         Error::Closed => 12,
+        Error::NotTheAnswer { .. } => 13,
+        Error::Missing { .. } => 14,
     }
 }
 
-fn one_of_each() -> [Error; 13] {
+fn one_of_each() -> [Error; 15] {
     let word = || "word".to_owned();
     [
         Error::Payload { offset: 7, reason: "word" },
@@ -39,6 +41,8 @@ fn one_of_each() -> [Error; 13] {
         Error::Sampling { path: word(), reason: word() },
         Error::Cancelled { path: word() },
         Error::Closed,
+        Error::NotTheAnswer { path: word(), other: word() },
+        Error::Missing { what: "word" },
     ]
 }
 

@@ -55,10 +55,10 @@ macro_rules! pointer {
 
         impl $name {
             /// # Errors
-            /// [`Error::Layout`] for a null pointer.
+            /// [`Error::Missing`] for a null pointer.
             pub fn new(address: usize) -> Result<Self> {
                 if address == 0 {
-                    return Err(Error::Layout { what: concat!(stringify!($name), " address"), expected: 1, actual: 0 });
+                    return Err(Error::Missing { what: stringify!($name) });
                 }
                 Ok(Self(address as *mut c_void))
             }
@@ -87,7 +87,7 @@ macro_rules! library {
             fn from_addresses(addresses: &BTreeMap<String, usize>) -> Result<Self> {
                 Ok(Self { $($field: {
                     let address = addresses.get($symbol).copied().filter(|&address| address != 0);
-                    let address = address.ok_or(Error::Layout { what: concat!("address of ", $symbol), expected: 1, actual: 0 })?;
+                    let address = address.ok_or(Error::Missing { what: concat!("the address of ", $symbol) })?;
                     // SAFETY: the address is that symbol's in a loaded library, whose declaration the field's type repeats.
                     unsafe { std::mem::transmute::<usize, unsafe extern "C" fn($($argument),*) -> $result>(address) }
                 },)+ })
@@ -114,7 +114,7 @@ library! {
 
 impl Library {
     /// # Errors
-    /// [`Error::Layout`] when an address is missing, or `layout` (by the names of [`BATCH_LAYOUT`]) is not ours.
+    /// [`Error::Missing`] when an address is, [`Error::Layout`] when `layout` (by the names of [`BATCH_LAYOUT`]) is not ours.
     pub fn new(addresses: &BTreeMap<String, usize>, layout: &BTreeMap<String, usize>) -> Result<Self> {
         for (what, expected) in BATCH_LAYOUT {
             let actual = layout.get(what).copied().unwrap_or(usize::MAX);

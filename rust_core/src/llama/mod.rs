@@ -3,7 +3,7 @@
 
 pub mod ffi;
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use crate::batch::Rectangle;
 use crate::error::{Error, Result};
@@ -14,10 +14,11 @@ use ffi::Library;
 /// llama.cpp's own bound (`LLAMA_MAX_SEQ`).
 pub const MAX_SEQUENCES: usize = 256;
 
-/// The vocabulary of an open model.
+/// The vocabulary of an open model, which goes when the model is closed: whoever closes it empties the lease first.
 pub struct LlamaVocab {
     library: Arc<Library>,
     vocab: ffi::VocabPtr,
+    lease: Arc<RwLock<bool>>,
     /// The token that begins a prompt, when the vocabulary asks for one.
     bos: Option<Token>,
 }
@@ -30,7 +31,13 @@ impl LlamaVocab {
             return Err(Error::Vocabulary { reason: "the model has no tokens".into() });
         }
         let bos = library.vocab_bos(vocab);
-        Ok(Self { library, vocab, bos })
+        Ok(Self { library, vocab, lease: Arc::new(RwLock::new(true)), bos })
+    }
+
+    /// True while the vocabulary may be used. Writing false waits until nobody uses it, and nobody does afterwards.
+    #[must_use]
+    pub fn lease(&self) -> Arc<RwLock<bool>> {
+        Arc::clone(&self.lease)
     }
 }
 
@@ -63,8 +70,11 @@ impl Vocab for LlamaVocab {
         self.library.token_bytes(self.vocab, token)
     }
 
-    fn encode(&self, text: &str) -> Vec<Token> {
-        self.library.tokenize(self.vocab, text)
+    fn encode(&self, text: &str) -> Result<Vec<Token>> {
+        match self.lease.read() {
+            Ok(open) if *open => Ok(self.library.tokenize(self.vocab, text)),
+            _ => Err(Error::Closed),
+        }
     }
 
     fn bos(&self) -> Option<Token> {

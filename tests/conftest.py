@@ -1,0 +1,82 @@
+"""What several test modules share: a tiny model, and a finished run on it."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from matrix_py.engine import EngineOptions
+from matrix_py.simulate import RunSummary, SimulateOptions, simulate
+from matrix_py.testing.random_gguf import write_random_gguf
+
+INSTRUCTIONS = (
+    "How do I repair a puncture in a bicycle tyre?",
+    "Write a note that thanks a neighbour for watering the plants.",
+    "Explain how vaccines work to a child.",
+    "How do I repair a puncture in a bicycle tyre?",
+    "What should I cook for six guests on a small budget?",
+    "Which trees grow well beside a street?",
+)
+# One thread: on a busy machine, several wait for one another far longer than they compute.
+ENGINE = EngineOptions(parallel=4, context=1024, threads=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what vetting remembers out of the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights, whose runs are deterministic."""
+    return write_random_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def settings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Settings with budgets of a few tokens."""
+    path = tmp_path_factory.mktemp("settings") / "small.toml"
+    path.write_text("".join(f"[{kind}]\nmax_tokens = 12\n" for kind in ("respond", "critique", "revise")), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def input_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six instructions, one of them twice."""
+    path = tmp_path_factory.mktemp("input") / "questions.csv"
+    path.write_text("".join(f'"{line}"\n' for line in ("instruction", *INSTRUCTIONS)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, settings_file: Path, input_file: Path
+) -> RunSummary:
+    """A finished run of six scenes with three turns each. Its log is shared: change a copy (`log_file`)."""
+    out = tmp_path_factory.mktemp("finished") / "run.duckdb"
+    return simulate(SimulateOptions((str(input_file),), out, str(tiny_model), config_file=settings_file, engine=ENGINE))
+
+
+@pytest.fixture
+def log_file(finished: RunSummary, tmp_path: Path) -> Path:
+    """A copy of the finished run's log."""
+    return Path(shutil.copy(finished.path, tmp_path / "run.duckdb"))
+
+
+@pytest.fixture
+def sql() -> Callable[..., list[tuple[Any, ...]]]:
+    """Run statements on a log in plain DuckDB, as anybody could, and return the rows of the last."""
+
+    def execute(path: Path, *statements: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(path), config={"threads": 1}) as connection:
+            for statement in statements[:-1]:
+                connection.execute(statement)
+            return connection.execute(statements[-1], list(parameters)).fetchall()
+
+    return execute

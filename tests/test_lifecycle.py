@@ -1,0 +1,57 @@
+"""Many runs in one process: no deadlock, no leak."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from matrix_py import EngineOptions, SimulateOptions, replay, simulate
+from matrix_py.testing.random_gguf import write_random_gguf
+
+STATUS = Path("/proc/self/status")
+
+
+def _status(field: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1])
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="memory and threads are read from Linux's /proc")
+def test_200_runs_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
+    model = write_random_gguf(tmp_path / "model.gguf", n_layer=1, n_embd=32, n_head=2, n_head_kv=1, n_ff=64)
+    inputs = tmp_path / "in.jsonl"
+    inputs.write_text('{"instruction": "What is a fork?"}\n{"instruction": "What is a spoon?"}\n')
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[respond]\nmax_tokens = 4\n")
+
+    def once(number: int) -> None:
+        options = SimulateOptions(
+            inputs=(str(inputs),),
+            out=tmp_path / "run.duckdb",
+            model=str(model),
+            scene="vanilla",
+            seed=number,
+            config_file=settings,
+            overwrite=True,
+            engine=EngineOptions(parallel=2, context=256, deterministic=False, threads=1),
+        )
+        summary = simulate(options)
+        assert (summary.num_finished, summary.counts.live_turns) == (2, 2)
+        assert (summary.engine_stats["running"], summary.engine_stats["waiting"]) == (0, 0)
+
+    for number in range(30):
+        once(number)
+    before = (_status("VmRSS"), _status("Threads"), len(os.listdir("/proc/self/fd")))
+    for number in range(30, 200):
+        once(number)
+    after = (_status("VmRSS"), _status("Threads"), len(os.listdir("/proc/self/fd")))
+    assert after[0] - before[0] < 24 * 1024, f"resident memory grew by {after[0] - before[0]} KiB over 170 runs"
+    assert after[1:] == before[1:]
+    assert replay(tmp_path / "run.duckdb").identical
+
+
+def test_import_ends_by_itself_and_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", "import matrix_py"], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
