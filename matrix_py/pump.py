@@ -250,7 +250,7 @@ class Pump:
         except StopIteration as stop:
             self._end(open_scene, stop.value)
         except Exception as error:
-            # Where nothing diverged: a bug in the scene's code, or a prompt that cannot be rendered. This scene's failure, and no other's.
+            # A divergence, or a bug in the scene's code, or a prompt that cannot be rendered: of this scene and no other.
             self._abandon(open_scene, error)
 
     def _recorded(self, open_scene: _OpenScene, turn: _core.Turn) -> _core.Completion | None:

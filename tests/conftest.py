@@ -1,27 +1,14 @@
 """What several test modules share: a tiny model, and a finished run on it."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import pytest
+from logs import ENGINE, INSTRUCTIONS
 
-from matrix_py.engine import EngineOptions
 from matrix_py.simulate import RunSummary, SimulateOptions, simulate
 from matrix_py.testing.random_gguf import write_random_gguf
-
-INSTRUCTIONS = (
-    "How do I repair a puncture in a bicycle tyre?",
-    "Write a note that thanks a neighbour for watering the plants.",
-    "Explain how vaccines work to a child.",
-    "How do I repair a puncture in a bicycle tyre?",
-    "What should I cook for six guests on a small budget?",
-    "Which trees grow well beside a street?",
-)
-# One thread: on a busy machine, several wait for one another far longer than they compute.
-ENGINE = EngineOptions(parallel=4, context=1024, threads=1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,16 +54,3 @@ def finished(
 def log_file(finished: RunSummary, tmp_path: Path) -> Path:
     """A copy of the finished run's log."""
     return Path(shutil.copy(finished.path, tmp_path / "run.duckdb"))
-
-
-@pytest.fixture
-def sql() -> Callable[..., list[tuple[Any, ...]]]:
-    """Run statements on a log in plain DuckDB, as anybody could, and return the rows of the last."""
-
-    def execute(path: Path, *statements: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with duckdb.connect(str(path), config={"threads": 1}) as connection:
-            for statement in statements[:-1]:
-                connection.execute(statement)
-            return connection.execute(statements[-1], list(parameters)).fetchall()
-
-    return execute

@@ -1,8 +1,12 @@
-"""Logs of scripted runs, for tests: no model and no engine."""
+"""Logs for tests: what the runs on the tiny model are made of, runs on a script, and plain SQL on either."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import duckdb
+
+from matrix_py.engine import EngineOptions
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import load_files, load_settings
 from matrix_py.scene import find_scene
@@ -11,23 +15,55 @@ from matrix_py.store import FORMAT, Log, SceneLister
 from matrix_py.testing import ScriptedModel
 from matrix_py.types import Execution, RunConfig, RunRecord
 
-_EXECUTION = Execution(
-    model_path="scripted", model_description="a script", llama_cpp="", device="", gpu_layers=0, kv="", parallel=1, threads=1,
-    batch=32, prefix_reuse=False, self_test="", inputs=[], dropped={}, prompts_dir="", config_file="", versions={},
-)  # fmt: skip
-
+INSTRUCTIONS = (
+    "How do I repair a puncture in a bicycle tyre?",
+    "Write a note that thanks a neighbour for watering the plants.",
+    "Explain how vaccines work to a child.",
+    "How do I repair a puncture in a bicycle tyre?",
+    "What should I cook for six guests on a small budget?",
+    "Which trees grow well beside a street?",
+)
+# One thread: on a busy machine, several wait for one another far longer than they compute.
+ENGINE = EngineOptions(parallel=4, context=1024, threads=1)
 
 Rows = Sequence[str | tuple[str, str | None]]
 
 
 def make_record(scene: str = "critique-revise") -> RunRecord:
     """The record of a run on a script, with the package's prompts and settings."""
-    template = ChatTemplate.plain().source
     config = RunConfig(
-        format=FORMAT, scene=scene, seed=3, model="00" * 32, template=template, bos_token="", eos_token="", context=1024,
-        deterministic=True, system="", prompts=load_files(None), settings=load_settings(None, None),
-    )  # fmt: skip
-    return RunRecord(run_id="test", config=config, execution=_EXECUTION)
+        format=FORMAT,
+        scene=scene,
+        seed=3,
+        model="00" * 32,
+        template=ChatTemplate.plain().source,
+        bos_token="",
+        eos_token="",
+        context=1024,
+        deterministic=True,
+        system="",
+        prompts=load_files(None),
+        settings=load_settings(None, None),
+    )
+    execution = Execution(
+        model_path="scripted",
+        model_description="a script",
+        llama_cpp="",
+        device="",
+        gpu_layers=0,
+        kv="",
+        parallel=1,
+        threads=1,
+        batch=32,
+        prefix_reuse=False,
+        self_test="",
+        inputs=[],
+        dropped={},
+        prompts_dir="",
+        config_file="",
+        versions={},
+    )
+    return RunRecord(run_id="test", config=config, execution=execution)
 
 
 def make_log(path: Path, rows: Rows, *, record: RunRecord | None = None, overwrite: bool = False) -> Log:
@@ -50,3 +86,11 @@ def drive(log: Log, model: ScriptedModel | None, *, window: int = 4) -> RunSumma
 def scripted(length: int = 1) -> ScriptedModel:
     """A model that says, `length` times over, which turn it answers."""
     return ScriptedModel(lambda turn: f"A reply to {turn.path} of {turn.scene.hex()[:8]}. " * length)
+
+
+def plain_sql(path: Path, *statements: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """Run statements on a log in DuckDB itself, as anybody could, and return the rows of the last."""
+    with duckdb.connect(str(path), config={"threads": 1}) as connection:
+        for statement in statements[:-1]:
+            connection.execute(statement)
+        return connection.execute(statements[-1], list(parameters)).fetchall()

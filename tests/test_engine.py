@@ -34,7 +34,7 @@ def answers(engine: Engine, turns: list[_core.Turn]) -> dict[str, _core.Completi
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_gguf(tmp_path_factory.mktemp("engine") / "random.gguf", n_embd=128, n_layer=3, n_ff=256)
+    return write_random_gguf(tmp_path_factory.mktemp("engine") / "random.gguf")
 
 
 def mixed_turns() -> list[_core.Turn]:

@@ -157,7 +157,7 @@ class _Gather(Awaitable[list[_T]]):
                 done = yield asked
                 asked = self._step(self._owners.pop((done[0].path, done[0].attempt)), done)
         finally:
-            # Nothing is left to close unless the scene itself is being closed. All are, whatever one of them does about it.
+            # Nothing is left to close unless the scene itself is being closed; then all are, whatever one of them does.
             with contextlib.ExitStack() as closing:
                 for branch in self._branches:
                     closing.callback(branch.coroutine.close)

@@ -13,6 +13,12 @@ UNION ALL
 SELECT 'events are filed under another kind than their own', count(*) FROM events
 WHERE NOT starts_with(payload::VARCHAR, '{"kind":"' || kind || '",')
 UNION ALL
+SELECT 'completions are filed under another kind than their own', count(*)
+FROM completions c
+JOIN events e ON e.scene = c.scene AND e.kind = 'TurnCompleted' AND e.payload ->> 'path' = c.path
+    AND e.payload ->> 'attempt' = c.attempt::VARCHAR
+WHERE e.payload ->> 'turn' != c.kind
+UNION ALL
 SELECT 'texts are there twice', count(*) - count(DISTINCT hash) FROM texts
 UNION ALL
 SELECT 'texts are missing', count(*) FROM (

@@ -1,8 +1,9 @@
 //! Segments of text to tokens and back.
 //!
-//! Segments are tokenised one by one, so that prompts which begin with the same segments begin with the same tokens. Two things that
+//! Segments are tokenised one by one, so that prompts which begin with the same segments begin with the same tokens. Three things that
 //! `llama_tokenize` does on its own are undone here: vocabularies of the SentencePiece kind get a space added to every tokenised piece
-//! of text, and text that happens to spell a special token can become one.
+//! of text, they read U+2581 as a space, and text that happens to spell a special token can become one. What comes out is compared with
+//! the text; what differs is spelt byte by byte.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
@@ -54,21 +55,36 @@ pub struct Tokenizer {
     /// Finds every occurrence in untrusted text, overlapping ones too.
     untrusted: Option<AhoCorasick>,
     specials: Vec<Token>,
-    adds_space: bool,
+    /// [`SENTINELS`] and their tokens, where the vocabulary adds a space.
+    sentinels: Vec<(&'static str, Vec<Token>)>,
+    /// For each byte, a token that stands for it alone.
+    byte_tokens: Vec<Option<Token>>,
 }
 
 /// Put before a text so that the space which the vocabulary adds falls on it. The second stands in where the first merges with the text.
 const SENTINELS: [&str; 2] = ["\n", "\u{1}"];
+
+/// Bytes of text that llama.cpp gets at a time. For many vocabularies it divides text by `std::regex`, which recurses for every character
+/// of a match: a run of 27,000 letters overflows a stack of 8 MiB, one of 6,500 a thread's 2 MiB. Its SentencePiece code takes quadratic
+/// time.
+const MAX_PIECE: usize = 2048;
 
 impl Tokenizer {
     /// # Errors
     /// [`Error::Vocabulary`] when plain text does not survive encoding and decoding.
     pub fn new(vocab: Box<dyn Vocab>) -> Result<Self> {
         let tokens = 0..Token::try_from(vocab.size()).map_err(|_| Error::Vocabulary { reason: "more than 2^31 tokens".into() })?;
-        let kinds: Vec<_> = tokens.clone().map(|token| vocab.kind(token)).collect();
-        let ends = tokens.clone().map(|token| vocab.ends_generation(token)).collect();
         let bytes: Vec<_> = tokens.clone().map(|token| vocab.bytes(token)).collect();
-        let specials: Vec<Token> = tokens.filter(|&token| is_special(kinds[index(token)], &bytes[index(token)])).collect();
+        // Some files call every token text, those that begin and end it too.
+        let frames = |token| bytes[index(token)].len() > 1 && (vocab.bos() == Some(token) || vocab.ends_generation(token));
+        let kind = |token| if frames(token) { TokenKind::Control } else { vocab.kind(token) };
+        let kinds: Vec<_> = tokens.clone().map(kind).collect();
+        let specials: Vec<Token> = tokens
+            .clone()
+            .filter(|&token| is_special(kinds[index(token)], &bytes[index(token)]))
+            // No text contains a name that is not UTF-8, and a match of one could begin within a character.
+            .filter(|&token| std::str::from_utf8(&bytes[index(token)]).is_ok())
+            .collect();
         let names: Vec<&[u8]> = specials.iter().map(|&token| bytes[index(token)].as_slice()).collect();
         let finder = |kind| match AhoCorasick::builder().match_kind(kind).build(&names) {
             _ if names.is_empty() => Ok(None),
@@ -76,12 +92,21 @@ impl Tokenizer {
             Err(error) => Err(Error::Vocabulary { reason: error.to_string() }),
         };
         let (trusted, untrusted) = (finder(MatchKind::LeftmostLongest)?, finder(MatchKind::Standard)?);
-        let adds_space = vocab.encode("a")?.first().is_some_and(|&token| bytes[index(token)].first() == Some(&b' '));
-        let tokenizer = Self { vocab, kinds, ends, bytes, trusted, untrusted, specials, adds_space };
-        let probe = "A probe: 1 + 1\n is \u{e9}, <b>.";
-        let survived = tokenizer.decode(&tokenizer.encode(&[Segment { text: probe.into(), trusted: false }])?);
-        if survived != probe {
-            return Err(Error::Vocabulary { reason: format!("text does not survive it: {probe:?} came back as {survived:?}") });
+        let mut byte_tokens = vec![None; 256];
+        for token in tokens.rev() {
+            if let ([byte], TokenKind::Text) = (bytes[index(token)].as_slice(), kinds[index(token)]) {
+                byte_tokens[usize::from(*byte)] = Some(token);
+            }
+        }
+        let adds_space = vocab.encode("a").first().is_some_and(|&token| bytes[index(token)].first() == Some(&b' '));
+        let sentinels = SENTINELS.iter().filter(|_| adds_space).map(|&sentinel| (sentinel, vocab.encode(sentinel))).collect();
+        let tokenizer = Self { vocab, kinds, bytes, trusted, untrusted, specials, sentinels, byte_tokens };
+        let probe = "A probe: 1 + 1\n  is \u{e9}, <b>.";
+        let survived = tokenizer.spelling(&tokenizer.encode_whole(probe));
+        if survived != probe.as_bytes() {
+            let survived = String::from_utf8_lossy(&survived);
+            let reason = format!("text does not survive it ({probe:?} came back as {survived:?}): use a model that writes text");
+            return Err(Error::Vocabulary { reason });
         }
         Ok(tokenizer)
     }
@@ -92,10 +117,11 @@ impl Tokenizer {
         self.bytes.len()
     }
 
-    /// Tokens of a prompt. The vocabulary's BOS is put first if it asks for one and the text does not begin with it.
+    /// Tokens of a prompt. The vocabulary's BOS is put first if it asks for one and the text does not begin with it. Control characters
+    /// that the vocabulary has no token for are left out (Falcon's lacks 14 of them); all other text is encoded exactly.
     ///
     /// # Errors
-    /// [`Error::Vocabulary`] when a text cannot be encoded exactly.
+    /// [`Error::Vocabulary`] when it cannot be.
     pub fn encode(&self, segments: &[Segment]) -> Result<Vec<Token>> {
         let mut tokens = Vec::new();
         for segment in segments {
@@ -113,11 +139,15 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// Text of tokens; bytes that are not UTF-8 become U+FFFD. Control tokens give their names.
+    /// Text of tokens; bytes that are not UTF-8 become U+FFFD. Control tokens give their names, but a BOS at the beginning gives none:
+    /// `encode` may have put it there.
     #[must_use]
     pub fn decode(&self, tokens: &[Token]) -> String {
-        let bytes: Vec<u8> =
-            tokens.iter().filter(|&&token| Some(token) != self.vocab.bos()).flat_map(|&token| self.bytes(token)).copied().collect();
+        let tokens = match tokens {
+            [first, rest @ ..] if Some(*first) == self.vocab.bos() => rest,
+            _ => tokens,
+        };
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.bytes(token)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -175,36 +205,89 @@ impl Tokenizer {
         cuts.sort_unstable();
         cuts.dedup();
         cuts.push(text.len());
-        let begin = tokens.len();
         let mut from = 0;
         for cut in cuts {
             self.encode_plain(&text[from..cut], tokens)?;
             from = cut;
         }
-        match tokens[begin..].iter().find(|&&token| self.kinds[index(token)] == TokenKind::Control) {
-            Some(&token) => Err(Error::Vocabulary { reason: format!("untrusted text would become the control token {token}") }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    fn encode_plain(&self, text: &str, tokens: &mut Vec<Token>) -> Result<()> {
-        if text.is_empty() {
-            return Ok(());
+    fn encode_plain(&self, mut text: &str, tokens: &mut Vec<Token>) -> Result<()> {
+        while !text.is_empty() {
+            let (piece, rest) = text.split_at(piece_end(text));
+            self.encode_piece(piece, tokens)?;
+            text = rest;
         }
-        if !self.adds_space {
-            tokens.extend(self.vocab.encode(text)?);
-            return Ok(());
-        }
-        for sentinel in SENTINELS {
-            let alone = self.vocab.encode(sentinel)?;
-            let both = self.vocab.encode(&format!("{sentinel}{text}"))?;
-            if let Some(rest) = both.strip_prefix(alone.as_slice()) {
-                tokens.extend_from_slice(rest);
-                return Ok(());
-            }
-        }
-        Err(Error::Vocabulary { reason: "the space that it adds to text cannot be told apart from the text".into() })
+        Ok(())
     }
+
+    /// Encode as the vocabulary does, but for the characters that get lost so.
+    fn encode_piece(&self, text: &str, tokens: &mut Vec<Token>) -> Result<()> {
+        let found = self.encode_whole(text);
+        let spelt = self.spelling(&found);
+        if spelt == text.as_bytes() {
+            tokens.extend(found);
+            return Ok(());
+        }
+        let is_lost = |&(at, char): &(usize, char)| spelt.get(at..at + char.len_utf8()) != Some(text[at..at + char.len_utf8()].as_bytes());
+        let (_, lost) = text.char_indices().find(is_lost).ok_or_else(|| inexact(text))?;
+        // At all its places at once, so that a text full of them takes no quadratic time. The parts have a character less to lose.
+        for (number, part) in text.split(lost).enumerate() {
+            if number > 0 {
+                self.encode_char(lost, tokens)?;
+            }
+            self.encode_piece(part, tokens)?;
+        }
+        Ok(())
+    }
+
+    fn encode_char(&self, char: char, tokens: &mut Vec<Token>) -> Result<()> {
+        let text = char.to_string();
+        let alone = self.encode_whole(&text);
+        if self.spelling(&alone) == text.as_bytes() {
+            tokens.extend(alone);
+        } else if let Some(bytes) = text.bytes().map(|byte| self.byte_tokens[usize::from(byte)]).collect::<Option<Vec<_>>>() {
+            tokens.extend(bytes);
+        } else if !char.is_control() || matches!(char, '\t' | '\n' | '\r') {
+            return Err(inexact(&text));
+        }
+        Ok(())
+    }
+
+    /// The vocabulary's own tokens without the space that it adds; none where that space cannot be told apart.
+    fn encode_whole(&self, text: &str) -> Vec<Token> {
+        if self.sentinels.is_empty() || text.is_empty() {
+            return self.vocab.encode(text);
+        }
+        let encode = |(sentinel, alone): &(&str, Vec<Token>)| {
+            let both = self.vocab.encode(&format!("{sentinel}{text}"));
+            both.strip_prefix(alone.as_slice()).map(<[Token]>::to_vec)
+        };
+        self.sentinels.iter().find_map(encode).unwrap_or_default()
+    }
+
+    /// What tokens of plain text stand for. A special token among them is none of it, whatever its name: 0xFF is in no text.
+    fn spelling(&self, tokens: &[Token]) -> Vec<u8> {
+        let bytes = |&token: &Token| if self.is_special(token) { &[0xFF] } else { self.bytes(token) };
+        tokens.iter().flat_map(bytes).copied().collect()
+    }
+}
+
+/// Where to cut a text so that llama.cpp gets no more than it can take: before a word, where vocabularies divide text anyway, or else
+/// between any two characters.
+fn piece_end(text: &str) -> usize {
+    if text.len() <= MAX_PIECE {
+        return text.len();
+    }
+    let bytes = text.as_bytes();
+    let begins_word = |&at: &usize| bytes[at] == b' ' && !bytes[at - 1].is_ascii_whitespace() && !bytes[at + 1].is_ascii_whitespace();
+    let word = (1..MAX_PIECE).rev().find(begins_word);
+    word.or_else(|| (1..=MAX_PIECE).rev().find(|&at| text.is_char_boundary(at))).unwrap_or(text.len())
+}
+
+fn inexact(text: &str) -> Error {
+    Error::Vocabulary { reason: format!("{text:?} cannot be encoded exactly: use another model") }
 }
 
 /// Control tokens are special, and so are added tokens that are written like marks. Added runs of spaces or words are text.

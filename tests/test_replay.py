@@ -1,0 +1,542 @@
+"""Replay finds every change of what is hashed, says where it is, and names the prompt files that changed."""
+
+import json
+import re
+import shutil
+from dataclasses import replace as with_
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from logs import ENGINE, INSTRUCTIONS, drive, make_log, plain_sql, scripted
+
+from matrix_py.cli import main
+from matrix_py.errors import StoreError
+from matrix_py.replay import replay
+from matrix_py.scene import Scene
+from matrix_py.simulate import RunSummary, SimulateOptions, simulate
+from matrix_py.types import CritiqueWritten
+
+LAST = 7  # seq of SceneFinished: started, 3 turns, response, critique and revision come before it
+TURN = {"respond": 1, "critique": 3, "revise": 5}  # seq of each turn's TurnCompleted
+# The scene that is tampered with: the third of six.
+SCENE = "(SELECT scene FROM scenes WHERE position = 2)"
+OTHER = "(SELECT scene FROM scenes WHERE position = 4)"
+
+
+def scene_id(path: Path, position: int = 2) -> str:
+    return str(plain_sql(path, f"SELECT lower(hex(scene)) FROM scenes WHERE position = {position}")[0][0])
+
+
+def test_an_untouched_log_is_identical(finished: RunSummary, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finished.root is not None
+
+    found = replay(finished.path)
+
+    assert (found.identical, found.num_scenes, found.num_finished, found.num_turns) == (True, 6, 6, 18)
+    assert (found.root, found.divergences, found.problems, found.notes) == (finished.root, [], [], [])
+    assert main(["replay", str(finished.path)]) == 0
+    line = f"{finished.path}: identical, 6 scenes, 18 turns, root {finished.root.hex()}\n"
+    assert capsys.readouterr() == (line, "")
+
+
+# What was done to the log; seq of the first difference; what replay says that the log holds; what it derived.
+TAMPERINGS = [
+    pytest.param(
+        f"UPDATE texts SET text = text || '!' WHERE hash = (SELECT text FROM completions WHERE scene = {SCENE} AND path = '{turn}')",
+        (seq, '"text":"[0-9a-f]{64}"', '"text":"[0-9a-f]{64}"'),
+        id=f"text of {turn} changed",
+    )
+    for turn, seq in TURN.items()
+] + [
+    pytest.param(statement, (seq, expected, actual), id=name)
+    for name, statement, seq, expected, actual in (
+        (
+            "completion points at another text",
+            f"UPDATE completions SET text = (SELECT text FROM completions WHERE scene = {OTHER} AND path = 'critique') "
+            f"WHERE scene = {SCENE} AND path = 'critique'",
+            3,
+            '"path":"critique"',
+            '"path":"critique"',
+        ),
+        (
+            "completion deleted",
+            f"DELETE FROM completions WHERE scene = {SCENE} AND path = 'critique'",
+            3,
+            '"path":"critique"',
+            "turn critique, whose completion is missing",
+        ),
+        (
+            "outcome changed",
+            f"UPDATE completions SET outcome = 'too_long' WHERE scene = {SCENE} AND path = 'revise'",
+            5,
+            '"outcome":"text"',
+            '"outcome":"too_long"',
+        ),
+        (
+            "finish changed",
+            f"UPDATE completions SET finish = 'stop' WHERE scene = {SCENE} AND path = 'respond'",
+            1,
+            '"finish":"(length|eos)"',
+            '"finish":"stop"',
+        ),
+        (
+            "request changed",
+            f"UPDATE completions SET request = (SELECT request FROM completions WHERE scene = {SCENE} AND path = 'respond') "
+            f"WHERE scene = {SCENE} AND path = 'revise'",
+            5,
+            "request [0-9a-f]{64} of turn revise",
+            "request [0-9a-f]{64}",
+        ),
+        (
+            "first event deleted",
+            f"DELETE FROM events WHERE scene = {SCENE} AND seq = 0",
+            0,
+            "no event with seq 0",
+            '"kind":"SceneStarted"',
+        ),
+        (
+            "event in the middle deleted",
+            f"DELETE FROM events WHERE scene = {SCENE} AND seq = 4",
+            4,
+            "no event with seq 4",
+            '"kind":"CritiqueWritten"',
+        ),
+        (
+            "last event deleted",
+            f"DELETE FROM events WHERE scene = {SCENE} AND seq = {LAST}",
+            LAST,
+            "the log ends here",
+            '"kind":"SceneFinished"',
+        ),
+        (
+            "all events deleted",
+            f"DELETE FROM events WHERE scene = {SCENE}",
+            0,
+            "the log ends here",
+            '"kind":"SceneStarted"',
+        ),
+        (
+            "payloads swapped",
+            f"UPDATE events SET payload = (SELECT e.payload FROM events e WHERE e.scene = {SCENE} AND e.seq = 6 - events.seq) "
+            f"WHERE scene = {SCENE} AND seq IN (2, 4)",
+            2,
+            '"kind":"CritiqueWritten"',
+            '"kind":"ResponseGiven"',
+        ),
+        (
+            "seqs swapped",
+            f"UPDATE events SET seq = 6 - seq WHERE scene = {SCENE} AND seq IN (2, 4)",
+            2,
+            '"kind":"CritiqueWritten"',
+            '"kind":"ResponseGiven"',
+        ),
+        (
+            "payload changed, hash left",
+            f"UPDATE events SET payload = replace(payload, '\"given\":false', '\"given\":true') WHERE scene = {SCENE} AND seq = 2",
+            2,
+            '"given":true',
+            '"given":false',
+        ),
+        (
+            "hash changed",
+            f"UPDATE events SET hash = (SELECT hash FROM events WHERE scene = {OTHER} AND seq = 5) "
+            f"WHERE scene = {SCENE} AND seq = 5",
+            5,
+            "hash [0-9a-f]{64}",
+            "hash [0-9a-f]{64}",
+        ),
+        (
+            "event added at the end",
+            f"INSERT INTO events SELECT scene, seq + 1, kind, payload, hash, recorded_at FROM events WHERE scene = {SCENE} AND seq = {LAST}",
+            LAST + 1,
+            '"kind":"SceneFinished"',
+            "the end of the scene",
+        ),
+        (
+            "event added in the middle",
+            f"INSERT INTO events SELECT * FROM events WHERE scene = {SCENE} AND seq = 3",
+            4,
+            "a second event with seq 3",
+            '"kind":"CritiqueWritten"',
+        ),
+        (
+            "instruction's text deleted",
+            f"DELETE FROM texts WHERE hash = (SELECT instruction FROM scenes WHERE scene = {SCENE})",
+            0,
+            '"instruction":"[0-9a-f]{64}"',
+            '"instruction":"[0-9a-f]{64}"',
+        ),
+        (
+            "completion's text deleted",
+            f"DELETE FROM texts WHERE hash = (SELECT text FROM completions WHERE scene = {SCENE} AND path = 'revise')",
+            5,
+            '"path":"revise"',
+            '"path":"revise"',
+        ),
+        (
+            "seed changed",
+            "UPDATE run SET config = replace(config, '\"seed\":0', '\"seed\":1')",
+            1,
+            "request [0-9a-f]{64} of turn respond",
+            "request [0-9a-f]{64}",
+        ),
+    )
+]
+
+
+@pytest.mark.parametrize(("statement", "found"), TAMPERINGS)
+def test_tampering_is_found_with_scene_seq_expected_and_actual(
+    log_file: Path, statement: str, found: tuple[int, str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = scene_id(log_file)
+    plain_sql(log_file, statement)
+
+    result = replay(log_file)
+
+    seq, expected, actual = found
+    first = next(error for error in result.divergences if error.scene == scene)
+    assert not result.identical
+    assert first.seq == seq
+    assert re.search(expected, first.expected)
+    assert re.search(actual, first.actual)
+    assert first.expected != first.actual
+    # The command line says so, too.
+    assert main(["replay", str(log_file)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.fullmatch(rf"scene {scene} seq {seq}: .*expected .+, actual .+", line) for line in lines)
+    assert "identical" not in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param(f"DELETE FROM scenes WHERE scene = {SCENE}", id="scene deleted"),
+        pytest.param("UPDATE scenes SET position = 5 - position WHERE position IN (2, 3)", id="positions swapped"),
+        pytest.param('UPDATE run SET config = replace(config, \'"model":"\', \'"model":"0\')', id="model changed"),
+        pytest.param("UPDATE run SET config = '{\"more\":1,' || substr(config, 2)", id="setting added"),
+        pytest.param("UPDATE run SET root = (SELECT hash FROM events LIMIT 1)", id="recorded root changed"),
+    ],
+)
+def test_a_change_of_the_run_itself_is_found_by_its_root(
+    log_file: Path, finished: RunSummary, statement: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain_sql(log_file, statement)
+    recorded = bytes(plain_sql(log_file, "SELECT root FROM run")[0][0]).hex()
+
+    result = replay(log_file)
+
+    assert result.divergences == []
+    [line] = [problem for problem in result.problems if "root" in problem]
+    derived = "" if result.root is None else result.root.hex()
+    assert f"expected {recorded}" in line
+    assert f"actual {derived}" in line
+    assert finished.root is not None
+    assert recorded != derived
+    assert finished.root.hex() in (recorded, derived)
+    assert main(["replay", str(log_file)]) == 1
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        (
+            f"INSERT INTO events SELECT unhex(repeat('ab', 32)), seq, kind, payload, hash, recorded_at FROM events WHERE scene = {SCENE}",
+            "8 events belong to no scene of the run",
+        ),
+        (
+            f"UPDATE events SET kind = 'Other' WHERE scene = {SCENE} AND seq = 4",
+            "1 events are filed under another kind",
+        ),
+        (
+            f"UPDATE completions SET kind = 'respond' WHERE scene = {SCENE} AND path = 'revise'",
+            "1 completions are filed under another kind",
+        ),
+        (
+            "INSERT INTO completions BY NAME SELECT * REPLACE ('other' AS path) FROM completions LIMIT 1",
+            "1 completions answer no turn that a scene asks for",
+        ),
+        ("INSERT INTO completions SELECT * FROM completions LIMIT 1", "1 completions are there twice"),
+        ("INSERT INTO scenes SELECT * FROM scenes WHERE position = 2", "1 scenes are listed twice"),
+        ("UPDATE scenes SET position = 9 WHERE position = 5", "4 positions in the input hold no scene"),
+        (
+            "DELETE FROM texts WHERE hash = (SELECT segments[1] FROM completions LIMIT 1)",
+            "1 texts are missing",
+        ),
+        (
+            "UPDATE texts SET text = text || '!' WHERE hash = (SELECT segments[1] FROM completions LIMIT 1)",
+            "1 texts are not what their hashes say",
+        ),
+        ("INSERT INTO texts SELECT * FROM texts LIMIT 1", "1 texts are there twice"),
+    ],
+)
+def test_what_no_scene_would_meet_is_found(
+    log_file: Path, statement: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain_sql(log_file, statement)
+
+    result = replay(log_file)
+
+    assert any(line.startswith(problem) for line in result.problems), result.problems
+    assert main(["replay", str(log_file)]) == 1
+    assert problem in capsys.readouterr().out
+
+
+# Columns that the hashes cover, and how a random change of a value is drawn. What a text, a name or a number is changed
+# to may be anything else, and a hash any other hash.
+HASHED = {
+    "scenes": ("scene", "position", "occurrence", "instruction", "response"),
+    "completions": ("scene", "path", "attempt", "request", "outcome", "finish", "text"),
+    "events": ("scene", "seq", "kind", "payload", "hash"),
+    "texts": ("hash", "text"),
+    "run": ("config", "root"),
+}
+CHOICES = {
+    "outcome": ["text", "form_failed", "too_long"],
+    "finish": ["eos", "stop", "form", "length", "none"],
+}
+
+
+def other(data: st.DataObject, column: str, value: Any) -> Any:
+    """Draw another value for a column."""
+    match value:
+        case _ if column in CHOICES:
+            return data.draw(st.sampled_from([choice for choice in CHOICES[column] if choice != value]))
+        case None:
+            return data.draw(st.binary(min_size=32, max_size=32))
+        case bytes():
+            at, bit = data.draw(st.integers(0, len(value) - 1)), data.draw(st.integers(0, 7))
+            return value[:at] + bytes([value[at] ^ 1 << bit]) + value[at + 1 :]
+        case int():
+            return data.draw(st.integers(0, 100).filter(lambda drawn: drawn != value))
+        case str() if column in ("payload", "config"):
+            fields = json.loads(value)
+            name = data.draw(st.sampled_from(sorted(fields)))
+            return value.replace(json.dumps(name), json.dumps(name + "s"), 1)
+        case str():
+            at = data.draw(st.integers(0, len(value)))
+            return value[:at] + data.draw(st.sampled_from("aZ0 é\n")) + value[at:]
+    raise AssertionError(f"{column} holds {value!r}")
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, columns in HASHED.items() for column in columns]
+)
+@settings(max_examples=4, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_change_of_a_hashed_column_is_found(
+    finished: RunSummary, tmp_path: Path, table: str, column: str, data: st.DataObject
+) -> None:
+    path = Path(shutil.copy(finished.path, tmp_path / "changed.duckdb"))
+    rows = plain_sql(path, f"SELECT rowid, {column} FROM {table} ORDER BY rowid")
+    rowid, value = data.draw(st.sampled_from(rows))
+    changed = other(data, column, value)
+    plain_sql(path, f"UPDATE {table} SET {column} = $1 WHERE rowid = $2", parameters=[changed, rowid])
+
+    try:
+        identical = replay(path).identical
+    except StoreError:  # a run record that does not parse
+        identical = False
+
+    assert not identical, f"{value!r} -> {changed!r}"
+
+
+def test_a_divergence_shows_no_sentence_of_model_or_input(log_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "a sentence that may be harmful"
+    plain_sql(
+        log_file,
+        f'UPDATE events SET payload = replace(payload, \'"text":"\', \'"text":"{secret}\') WHERE scene = {SCENE} AND seq = 2',
+        f"DELETE FROM events WHERE scene = {OTHER} AND seq = 4",
+    )
+    [(text,)] = plain_sql(log_file, f"SELECT payload ->> 'text' FROM events WHERE scene = {SCENE} AND seq = 2")
+
+    assert main(["replay", str(log_file)]) == 1
+
+    out = capsys.readouterr().out
+    assert secret not in out
+    assert f"expected text [{len(text)} characters, BLAKE3 " in out
+    assert "expected no event with seq 4, actual CritiqueWritten (principle [" in out
+
+
+def test_only_the_first_twenty_divergences_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.duckdb"
+    with make_log(path, [f"Question {number}?" for number in range(25)]) as log:
+        drive(log, scripted())
+    plain_sql(path, "UPDATE texts SET text = text || '!' WHERE hash IN (SELECT text FROM completions)")
+
+    assert main(["replay", str(path)]) == 1
+
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(": TurnCompleted of respond: " in line for line in lines) == 20
+    assert "and 5 scenes more" in lines
+    assert "25 scenes differ" in lines[-1]
+
+
+def test_a_log_with_open_scenes_is_identical_as_far_as_it_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a run whose engine failed in each scene's last turn
+    model = scripted()
+    answer = model._answer
+    model._answer = lambda turn: RuntimeError("engine gone") if turn.path == "revise" else answer(turn)
+    path = tmp_path / "run.duckdb"
+    with make_log(path, INSTRUCTIONS) as log:
+        drive(log, model)
+
+    found = replay(path)
+
+    assert (found.identical, found.num_finished, found.num_turns, found.root) == (True, 0, 12, None)
+    assert main(["replay", str(path)]) == 0
+    assert "identical, 6 scenes (6 of them not finished), 12 turns\n" in capsys.readouterr().out
+    # And what it does hold is compared all the same.
+    plain_sql(path, f"DELETE FROM completions WHERE scene = {SCENE} AND path = 'critique'")
+    [error] = replay(path).divergences
+    assert (error.seq, error.actual) == (3, "turn critique, whose completion is missing")
+
+
+def test_one_damaged_log_of_two_makes_replay_fail(
+    finished: RunSummary, log_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain_sql(log_file, f"DELETE FROM events WHERE scene = {SCENE} AND seq = 3")
+
+    assert main(["replay", str(log_file), str(finished.path)]) == 1
+
+    out = capsys.readouterr().out
+    assert f"{log_file}: 1 scenes differ, 6 scenes" in out
+    assert f"{finished.path}: identical" in out
+
+
+@pytest.fixture
+def own_prompts(tmp_path: Path, tiny_model: Path, settings_file: Path) -> tuple[Path, Path]:
+    """A log that was made with a folder of prompts, and the folder."""
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    (folder / "critique.txt").write_text(
+        "--- user\nAsked: {instruction}\nSaid: {response}\nConsider: {principle}\nWhat is wrong with it?\n"
+    )
+    config = Path(shutil.copy(settings_file, tmp_path / "settings.toml"))
+    inputs = tmp_path / "in.jsonl"
+    inputs.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in INSTRUCTIONS[:2]))
+    options = SimulateOptions(
+        inputs=(str(inputs),),
+        out=tmp_path / "run.duckdb",
+        model=str(tiny_model),
+        prompts_dir=folder,
+        config_file=config,
+        engine=with_(ENGINE, deterministic=False),
+    )
+    assert simulate(options).num_finished == 2
+    return options.out, folder
+
+
+def test_a_changed_prompt_is_named_and_undone_is_identical_again(
+    own_prompts: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, folder = own_prompts
+    prompt = folder / "critique.txt"
+    before = prompt.read_text()
+    assert replay(log).identical
+
+    # When the prompt is edited, replay says where that changes what is asked
+    prompt.write_text(before.replace("What is wrong", "What is right"))
+    found = replay(log)
+    assert [error.seq for error in found.divergences] == [3, 3]
+    assert re.fullmatch("request [0-9a-f]{64} of turn critique", found.divergences[0].expected)
+    assert re.fullmatch("request [0-9a-f]{64}", found.divergences[0].actual)
+    assert found.notes == ["prompt files that are not as recorded: critique.txt"]
+    assert main(["replay", str(log)]) == 1
+    shown = capsys.readouterr()
+    assert re.search(
+        rf"scene {scene_id(log, 0)} seq 3: expected request .* of turn critique, actual request", shown.out
+    )
+    assert shown.err == "prompt files that are not as recorded: critique.txt\n"
+
+    # And with the recorded prompts, or the edit undone, nothing differs
+    assert main(["replay", str(log), "--recorded"]) == 0
+    prompt.write_text(before)
+    assert main(["replay", str(log)]) == 0
+
+
+def test_a_changed_principle_is_found_in_the_event_or_the_request_that_it_changes(
+    own_prompts: tuple[Path, Path],
+) -> None:
+    log, folder = own_prompts
+
+    (folder / "principles.txt").write_text("Is the answer short?\n")
+    found = replay(log)
+
+    assert [error.seq for error in found.divergences] == [3, 3]
+    assert found.notes == ["prompt files that are not as recorded: principles.txt"]
+
+
+def test_changed_settings_are_named(own_prompts: tuple[Path, Path]) -> None:
+    log, folder = own_prompts
+
+    (folder.parent / "settings.toml").write_text("[revise]\nmax_tokens = 13\n")
+    found = replay(log)
+
+    # [respond] and [critique] have the package's budgets again, so the first turn is asked otherwise already.
+    assert [error.seq for error in found.divergences] == [1, 1]
+    assert found.notes == ["settings that are not as recorded: critique, respond, revise"]
+
+
+def test_prompts_option_names_another_folder(own_prompts: tuple[Path, Path], tmp_path: Path) -> None:
+    log, folder = own_prompts
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (folder / "critique.txt").write_text("--- user\n{instruction}\n")
+
+    assert not replay(log).identical
+    assert replay(log, prompts_dir=copy).identical
+
+
+def test_a_prompt_folder_that_is_gone_is_noted_and_the_recorded_prompts_are_used(
+    own_prompts: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, folder = own_prompts
+    shutil.rmtree(folder)
+
+    assert main(["replay", str(log)]) == 0
+
+    shown = capsys.readouterr()
+    assert (
+        shown.err == f"prompt folder {folder} is gone: the recorded prompts are used (--prompts names another folder)\n"
+    )
+    assert ": identical, 2 scenes, 6 turns, root " in shown.out
+
+
+def test_a_settings_file_that_is_gone_is_noted_and_the_recorded_settings_are_used(
+    own_prompts: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, folder = own_prompts
+    config = folder.parent / "settings.toml"
+    config.unlink()
+
+    assert main(["replay", str(log)]) == 0
+
+    assert capsys.readouterr().err == f"settings file {config} is gone: the recorded settings are used\n"
+
+
+calls = 0
+
+
+async def drifting(scene: Scene) -> None:
+    """A scene that broke the rules: it says something else every time."""
+    global calls
+    calls += 1
+    scene.emit(CritiqueWritten(principle="chance", text=f"call {calls // 2}"))
+    await scene.turn("respond", instruction=scene.instruction)
+
+
+def test_scene_code_that_is_no_function_of_its_input_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "run.duckdb"
+    from logs import make_record
+
+    with make_log(path, INSTRUCTIONS[:2], record=make_record(f"{__name__}:drifting")) as log:
+        drive(log, scripted())
+
+    found = replay(path)
+
+    assert [(error.seq, "call" in error.expected) for error in found.divergences] == [(1, True), (1, True)]
