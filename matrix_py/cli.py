@@ -205,7 +205,13 @@ def show(
     if scene is None:
         lines = shown.list_scenes(run, limit=limit)
         rows = [
-            (line.position, line.scene[:12], line.label, line.state, line.instruction if reveal else f"[{len(line.instruction)} characters]")
+            (
+                line.position,
+                line.scene[:12],
+                line.label,
+                line.state,
+                line.instruction if reveal else f"[{len(line.instruction)} characters]",
+            )
             for line in lines
         ]
         print_table(["#", "scene", "input", "state", "instruction"], rows)

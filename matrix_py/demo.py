@@ -51,7 +51,8 @@ def demo(folder: Path) -> None:
         seed=7,
         config_file=settings,
         overwrite=True,
-        engine=EngineOptions(parallel=6, context=1024),
+        # One thread computes so small a model as fast as many, which on a busy machine only wait for one another.
+        engine=EngineOptions(parallel=6, context=1024, threads=1),
     )
     with RunProgress() as progress:
         summary = simulate(options, reporter=progress)

@@ -141,7 +141,8 @@ class Log:
             position = -1
             while True:
                 cursor.execute(
-                    "CREATE OR REPLACE TEMP TABLE page AS SELECT * FROM todo WHERE position > ? ORDER BY position LIMIT ?", [position, _PAGE]
+                    "CREATE OR REPLACE TEMP TABLE page AS SELECT * FROM todo WHERE position > ? ORDER BY position LIMIT ?",
+                    [position, _PAGE],
                 )
                 page = cursor.execute(_sql("page_scenes.sql")).fetchall()
                 if not page:
@@ -233,8 +234,7 @@ class SceneLister:
         self._position = 0
         # In a file of its own, which is thrown away: the input may be larger than memory, and the log is not to carry its traces.
         connection.execute(
-            "CREATE TABLE input.input "
-            "(position UBIGINT, label VARCHAR, row UBIGINT, instruction VARCHAR, response VARCHAR, meta VARCHAR)"
+            "CREATE TABLE input.input (position UBIGINT, label VARCHAR, row UBIGINT, instruction VARCHAR, response VARCHAR, meta VARCHAR)"
         )
 
     def add(self, *, label: str, row: int, instruction: str, response: str | None, meta: str) -> None:
@@ -273,8 +273,8 @@ class SceneLister:
         if self._rows:
             columns = list(zip(*self._rows, strict=True))
             self._connection.execute(
-                "INSERT INTO input.input SELECT unnest($1::UBIGINT[]), unnest($2::VARCHAR[]), unnest($3::UBIGINT[]), unnest($4::VARCHAR[]), "
-                "unnest($5::VARCHAR[]), unnest($6::VARCHAR[])",
+                "INSERT INTO input.input SELECT unnest($1::UBIGINT[]), unnest($2::VARCHAR[]), unnest($3::UBIGINT[]), "
+                "unnest($4::VARCHAR[]), unnest($5::VARCHAR[]), unnest($6::VARCHAR[])",
                 [list(column) for column in columns],
             )
             self._rows.clear()
@@ -401,8 +401,8 @@ def _quoted(path: Path) -> str:
 def _record(path: Path, connection: duckdb.DuckDBPyConnection) -> RunRecord:
     try:
         row = connection.execute("SELECT format, run_id, config, execution FROM run").fetchone()
-    except duckdb.CatalogException as error:
-        raise FormatError(f"{path} is a DuckDB file but no matrix log: it has no table `run`") from error
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        raise FormatError(f"{path} is a DuckDB file but no matrix log: it has no table `run` that says what was run") from error
     if row is None:
         raise FormatError(f"{path} holds no run: simulate again with --overwrite")
     number, run_id, config, execution = row

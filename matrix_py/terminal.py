@@ -107,8 +107,8 @@ def print_summary(summary: RunSummary) -> None:
         Text(
             f"{summary.path}: {summary.num_finished} of {summary.num_scenes} scenes finished"
             + (f" ({counts.failed} of them failed)" if counts.failed else "")
-            + f", {counts.live_turns} turns in {_duration(summary.wall_s)} ({rate:.2f} turns/s, {counts.generated_tokens} tokens generated, "
-            + f"{share:.0%} of prompt tokens from cache)"
+            + f", {counts.live_turns} turns in {_duration(summary.wall_s)} ({rate:.2f} turns/s, "
+            + f"{counts.generated_tokens} tokens generated, {share:.0%} of prompt tokens from cache)"
         ),
         soft_wrap=True,
     )

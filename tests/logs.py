@@ -88,9 +88,9 @@ def scripted(length: int = 1) -> ScriptedModel:
     return ScriptedModel(lambda turn: f"A reply to {turn.path} of {turn.scene.hex()[:8]}. " * length)
 
 
-def plain_sql(path: Path, *statements: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+def plain_sql(path: Path, *statements: str, parameters: Sequence[object] = (), read_only: bool = False) -> list[tuple[Any, ...]]:
     """Run statements on a log in DuckDB itself, as anybody could, and return the rows of the last."""
-    with duckdb.connect(str(path), config={"threads": 1}) as connection:
+    with duckdb.connect(str(path), read_only=read_only, config={"threads": 1}) as connection:
         for statement in statements[:-1]:
             connection.execute(statement)
         return connection.execute(statements[-1], list(parameters)).fetchall()

@@ -1,4 +1,4 @@
-"""The pump: program order, retries, fallbacks, resume at any turn, divergence, and scenes that leave one another alone."""
+"""The pump: program order, retries, fallbacks, resume at any turn, divergence, and scenes kept apart."""
 
 from __future__ import annotations
 
@@ -178,9 +178,7 @@ def scene_of(plan: Plan, *, parallel: bool = True) -> SceneFunction:
                     scene.emit(Noted(text=f"{here} heard {said}"))
                 case Fork(branches):
                     if parallel:
-                        heard = await scene.gather(
-                            *(walk(scene, each, f"{here}.{i}", said) for i, each in enumerate(branches))
-                        )
+                        heard = await scene.gather(*(walk(scene, each, f"{here}.{i}", said) for i, each in enumerate(branches)))
                     else:
                         heard = [await walk(scene, each, f"{here}.{i}", said) for i, each in enumerate(branches)]
                     said = " ".join([said, *heard])
@@ -279,9 +277,7 @@ def test_the_first_branch_in_order_that_raises_ends_the_gather_once_all_are_done
 
     async def act(scene: Scene) -> None:
         try:
-            await scene.gather(
-                scene.turn(SAY, path="fine", said="x"), raising(scene, "first"), raising(scene, "second")
-            )
+            await scene.gather(scene.turn(SAY, path="fine", said="x"), raising(scene, "first"), raising(scene, "second"))
         except LookupError as error:
             scene.emit(Noted(text=f"caught {error}"))
 
@@ -368,9 +364,7 @@ def other_scenes_are_untouched(function: SceneFunction, model: Answerer, reason:
         assert hashes[scene.scene] == expected[scene.scene]
 
 
-def failing(
-    turn_number: int, error: Exception, *, of: Callable[[_core.Turn], bool] = lambda turn: True
-) -> Callable[[_core.Turn], Any]:
+def failing(turn_number: int, error: Exception, *, of: Callable[[_core.Turn], bool] = lambda turn: True) -> Callable[[_core.Turn], Any]:
     """Answer by request, but with an error at the given one of the chosen turns."""
     numbers = iter(range(10**6))
     return lambda turn: error if of(turn) and next(numbers) == turn_number else by_request(turn)
@@ -527,9 +521,7 @@ def test_resume_after_an_error_at_every_turn_of_a_rich_scene(at_once: int | None
     assert num_turns >= 9
     for at in range(num_turns):
         order = None if shuffle is None else random.Random(shuffle)
-        log, counts = pump(
-            scene_of(RICH), new_scenes(1), ScriptedModel(failing(at, EngineError("down")), order=order, at_once=at_once)
-        )
+        log, counts = pump(scene_of(RICH), new_scenes(1), ScriptedModel(failing(at, EngineError("down")), order=order, at_once=at_once))
         assert counts.open == 1
         (stored,) = log.stored(new_scenes(1))
         # Everything that was answered is kept, also what came together with the error.
@@ -782,9 +774,7 @@ def test_scene_code_that_catches_everything_does_not_hide_a_divergence(seq: int)
     at_once=st.sampled_from([1, 3, None]),
     shuffle=st.integers(0, 99),
 )
-def test_no_more_scenes_are_open_or_read_than_the_window_holds(
-    window: int, num_scenes: int, at_once: int | None, shuffle: int
-) -> None:
+def test_no_more_scenes_are_open_or_read_than_the_window_holds(window: int, num_scenes: int, at_once: int | None, shuffle: int) -> None:
     log, read, seen = MemoryLog(), 0, []
 
     def source() -> Iterator[StoredScene]:

@@ -63,7 +63,8 @@ class Scene:
         """Return a random number from 0 to `choices - 1`: a function of run seed, scene and `name`, and of nothing else."""
         if choices < 1:
             raise SceneError(f"draw {name!r} has {choices} choices: it needs at least 1")
-        return min(int(_core.draw(self._seed, self.scene_id, f"draw/{name}", 0) * choices), choices - 1)
+        # No turn's path begins with "#", so a draw shares its key with no turn.
+        return min(int(_core.draw(self._seed, self.scene_id, f"#draw/{name}", 0) * choices), choices - 1)
 
     async def turn(
         self, kind: str, *, path: str | None = None, form: str | None = None, fallback: str | None = None, **values: str

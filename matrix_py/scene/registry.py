@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import sys
+from pathlib import Path
 
 from matrix_py.errors import ConfigError
 from matrix_py.scene.context import SceneFunction
@@ -22,6 +24,9 @@ def find_scene(name: str) -> SceneFunction:
     module_name, colon, function_name = name.partition(":")
     if not colon:
         raise ConfigError(f"scene {name!r} is not known: choose {', '.join(sorted(SCENES))}, or give package.module:function")
+    # The `matrix` script, unlike `python -m`, does not look for modules in the folder that somebody works in.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:  # the module is the user's: importing it can raise anything

@@ -75,8 +75,9 @@ impl Tokenizer {
     pub fn new(vocab: Box<dyn Vocab>) -> Result<Self> {
         let tokens = 0..Token::try_from(vocab.size()).map_err(|_| Error::Vocabulary { reason: "more than 2^31 tokens".into() })?;
         let bytes: Vec<_> = tokens.clone().map(|token| vocab.bytes(token)).collect();
+        let ends: Vec<_> = tokens.clone().map(|token| vocab.ends_generation(token)).collect();
         // Some files call every token text, those that begin and end it too.
-        let frames = |token| bytes[index(token)].len() > 1 && (vocab.bos() == Some(token) || vocab.ends_generation(token));
+        let frames = |token| bytes[index(token)].len() > 1 && (vocab.bos() == Some(token) || ends[index(token)]);
         let kind = |token| if frames(token) { TokenKind::Control } else { vocab.kind(token) };
         let kinds: Vec<_> = tokens.clone().map(kind).collect();
         let specials: Vec<Token> = tokens
@@ -98,11 +99,12 @@ impl Tokenizer {
                 byte_tokens[usize::from(*byte)] = Some(token);
             }
         }
-        let adds_space = vocab.encode("a").first().is_some_and(|&token| bytes[index(token)].first() == Some(&b' '));
-        let sentinels = SENTINELS.iter().filter(|_| adds_space).map(|&sentinel| (sentinel, vocab.encode(sentinel))).collect();
-        let tokenizer = Self { vocab, kinds, bytes, trusted, untrusted, specials, sentinels, byte_tokens };
+        let adds_space = vocab.encode("a")?.first().is_some_and(|&token| bytes[index(token)].first() == Some(&b' '));
+        let sentinels = SENTINELS.iter().filter(|_| adds_space).map(|&sentinel| Ok((sentinel, vocab.encode(sentinel)?)));
+        let sentinels = sentinels.collect::<Result<_>>()?;
+        let tokenizer = Self { vocab, kinds, ends, bytes, trusted, untrusted, specials, sentinels, byte_tokens };
         let probe = "A probe: 1 + 1\n  is \u{e9}, <b>.";
-        let survived = tokenizer.spelling(&tokenizer.encode_whole(probe));
+        let survived = tokenizer.spelling(&tokenizer.encode_whole(probe)?);
         if survived != probe.as_bytes() {
             let survived = String::from_utf8_lossy(&survived);
             let reason = format!("text does not survive it ({probe:?} came back as {survived:?}): use a model that writes text");
@@ -224,52 +226,56 @@ impl Tokenizer {
 
     /// Encode as the vocabulary does, but for the characters that get lost so.
     fn encode_piece(&self, text: &str, tokens: &mut Vec<Token>) -> Result<()> {
-        let found = self.encode_whole(text);
+        let found = self.encode_whole(text)?;
         let spelt = self.spelling(&found);
         if spelt == text.as_bytes() {
             tokens.extend(found);
             return Ok(());
         }
-        let is_lost = |&(at, char): &(usize, char)| spelt.get(at..at + char.len_utf8()) != Some(text[at..at + char.len_utf8()].as_bytes());
-        let (_, lost) = text.char_indices().find(is_lost).ok_or_else(|| inexact(text))?;
+        let same = spelt.iter().zip(text.as_bytes()).take_while(|(is, should)| is == should).count();
+        let Some((_, lost)) = text.char_indices().take_while(|&(at, _)| at <= same).last() else { return Ok(()) };
         // At all its places at once, so that a text full of them takes no quadratic time. The parts have a character less to lose.
         for (number, part) in text.split(lost).enumerate() {
             if number > 0 {
                 self.encode_char(lost, tokens)?;
             }
-            self.encode_piece(part, tokens)?;
+            if !part.is_empty() {
+                self.encode_piece(part, tokens)?;
+            }
         }
         Ok(())
     }
 
     fn encode_char(&self, char: char, tokens: &mut Vec<Token>) -> Result<()> {
         let text = char.to_string();
-        let alone = self.encode_whole(&text);
+        let alone = self.encode_whole(&text)?;
         if self.spelling(&alone) == text.as_bytes() {
             tokens.extend(alone);
         } else if let Some(bytes) = text.bytes().map(|byte| self.byte_tokens[usize::from(byte)]).collect::<Option<Vec<_>>>() {
             tokens.extend(bytes);
         } else if !char.is_control() || matches!(char, '\t' | '\n' | '\r') {
-            return Err(inexact(&text));
+            return Err(Error::Vocabulary { reason: format!("it has no tokens for {char:?}: use another model") });
         }
         Ok(())
     }
 
     /// The vocabulary's own tokens without the space that it adds; none where that space cannot be told apart.
-    fn encode_whole(&self, text: &str) -> Vec<Token> {
-        if self.sentinels.is_empty() || text.is_empty() {
+    fn encode_whole(&self, text: &str) -> Result<Vec<Token>> {
+        if self.sentinels.is_empty() {
             return self.vocab.encode(text);
         }
-        let encode = |(sentinel, alone): &(&str, Vec<Token>)| {
-            let both = self.vocab.encode(&format!("{sentinel}{text}"));
-            both.strip_prefix(alone.as_slice()).map(<[Token]>::to_vec)
-        };
-        self.sentinels.iter().find_map(encode).unwrap_or_default()
+        for (sentinel, alone) in &self.sentinels {
+            let both = self.vocab.encode(&format!("{sentinel}{text}"))?;
+            if let Some(rest) = both.strip_prefix(alone.as_slice()) {
+                return Ok(rest.to_vec());
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// What tokens of plain text stand for. A special token among them is none of it, whatever its name: 0xFF is in no text.
     fn spelling(&self, tokens: &[Token]) -> Vec<u8> {
-        let bytes = |&token: &Token| if self.is_special(token) { &[0xFF] } else { self.bytes(token) };
+        let bytes = |&token: &Token| if self.is_special(token) { [0xFF].as_slice() } else { self.bytes(token) };
         tokens.iter().flat_map(bytes).copied().collect()
     }
 }
@@ -284,10 +290,6 @@ fn piece_end(text: &str) -> usize {
     let begins_word = |&at: &usize| bytes[at] == b' ' && !bytes[at - 1].is_ascii_whitespace() && !bytes[at + 1].is_ascii_whitespace();
     let word = (1..MAX_PIECE).rev().find(begins_word);
     word.or_else(|| (1..=MAX_PIECE).rev().find(|&at| text.is_char_boundary(at))).unwrap_or(text.len())
-}
-
-fn inexact(text: &str) -> Error {
-    Error::Vocabulary { reason: format!("{text:?} cannot be encoded exactly: use another model") }
 }
 
 /// Control tokens are special, and so are added tokens that are written like marks. Added runs of spaces or words are text.
