@@ -30,7 +30,6 @@ __all__ = [
     "Turn",
     "__version__",
     "blake3",
-    "sub_batch_callback_address",
     "draw",
     "form_accepts",
     "hash_file",
@@ -38,6 +37,7 @@ __all__ = [
     "run_root",
     "scene_id",
     "self_test",
+    "sub_batch_callback_address",
     "sub_batches",
     "take_llama_log",
 ]

@@ -44,12 +44,13 @@ class TableFormat(enum.StrEnum):
 
 
 @app.command()
-def simulate(  # noqa: D417
+def simulate(
     inputs: Annotated[
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Files of instructions (.jsonl, .json, .csv, .parquet, also gzipped), NAME=FILE to label one, - for JSON lines on standard input.",
+            help="Files of instructions (.jsonl, .json, .csv, .parquet, also gzipped); NAME=FILE labels one; - is JSON lines on standard "
+            "input.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN.duckdb", help="The log to write.")],

@@ -136,7 +136,8 @@ class Engine:
             raise
         kv_mib = self._model.kv_bytes_per_token() * self._context.slot_context * self.parallel / 2**20
         self.summary = (
-            f"{self.path.name}: {self.facts.n_params / 1e6:,.1f}M parameters ({self.facts.description}), {self.parallel} sequences of {self.context} tokens, KV {kv_mib:.0f} MiB, "
+            f"{self.path.name}: {self.facts.n_params / 1e6:,.1f}M parameters ({self.facts.description}), "
+            f"{self.parallel} sequences of {self.context} tokens, KV {kv_mib:.0f} MiB, "
             f"{self.threads} threads, {'deterministic' if self.deterministic else 'not deterministic'} ({self.self_test})"
         )
 

@@ -14,7 +14,7 @@ from matrix_py import _core
 from matrix_py.errors import DivergenceError, EngineError, MatrixError
 from matrix_py.prompts import Prompts
 from matrix_py.scene.context import Done, Scene, SceneFunction, TurnTooLong
-from matrix_py.types import Event, FormFellBack, SceneEnd, SceneFinished, SceneStarted, encode
+from matrix_py.types import Event, FormFellBack, SceneEnd, SceneFinished, SceneStarted, StoredScene, encode
 
 
 class Answerer(Protocol):
@@ -32,31 +32,6 @@ class Answerer(Protocol):
 
     def cancel(self, scene: bytes) -> None:
         """Cancel a scene's turns. Answers to them may still come."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event as the log holds it."""
-
-    payload: str
-    hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StoredScene:
-    """A scene of the run, with what the log holds of it.
-
-    Attributes:
-        events: in the order of their sequence numbers, which are 0, 1, 2 and so on.
-        completions: by path and attempt, with the request that each answers.
-    """
-
-    scene: bytes
-    instruction: str
-    response: str | None
-    occurrence: int
-    events: list[StoredEvent] = field(default_factory=list)
-    completions: dict[tuple[str, int], tuple[bytes, str, str, str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -21,8 +21,7 @@ import msgspec
 
 from matrix_py import _core
 from matrix_py.errors import FormatError, LogLockedError, StoreError
-from matrix_py.pump import StoredEvent, StoredScene
-from matrix_py.types import RunRecord
+from matrix_py.types import RunRecord, StoredEvent, StoredScene
 
 FORMAT = 1
 COMMIT_INTERVAL_S = 0.05

@@ -4,6 +4,7 @@ Events are hashed in the form that `msgspec.json.encode` gives them (see `encode
 strings and lists of these, no floats. A change of a field, its meaning or its place raises that event's `version`.
 """
 
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
@@ -150,3 +151,28 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     config: RunConfig
     execution: Execution
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as the log holds it."""
+
+    payload: str
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredScene:
+    """A scene of the run, with what the log holds of it.
+
+    Attributes:
+        events: in the order of their sequence numbers, which are 0, 1, 2 and so on.
+        completions: by path and attempt, with the request that each answers.
+    """
+
+    scene: bytes
+    instruction: str
+    response: str | None
+    occurrence: int
+    events: list[StoredEvent] = field(default_factory=list)
+    completions: dict[tuple[str, int], tuple[bytes, str, str, str]] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from logs import ENGINE, INSTRUCTIONS
+from logs import ENGINE, INSTRUCTIONS, shared_duckdb
 
 from matrix_py.simulate import RunSummary, SimulateOptions, simulate
 from matrix_py.testing.random_gguf import write_random_gguf
@@ -17,6 +17,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def closed_duckdb() -> Iterator[None]:
+    """Close the connection that tests share; DuckDB prints what is still open when Python ends."""
+    yield
+    shared_duckdb().close()
+    shared_duckdb.cache_clear()
 
 
 @pytest.fixture(scope="session")

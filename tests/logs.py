@@ -1,6 +1,7 @@
 """Logs for tests: what the runs on the tiny model are made of, runs on a script, and plain SQL on either."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,20 @@ def scripted(length: int = 1) -> ScriptedModel:
     return ScriptedModel(lambda turn: f"A reply to {turn.path} of {turn.scene.hex()[:8]}. " * length)
 
 
+@cache
+def shared_duckdb() -> duckdb.DuckDBPyConnection:
+    """Connecting takes longer than all that a test does then, so logs are attached to one connection. conftest.py closes it."""
+    return duckdb.connect(config={"threads": 1})
+
+
 def plain_sql(path: Path, *statements: str, parameters: Sequence[object] = (), read_only: bool = False) -> list[tuple[Any, ...]]:
     """Run statements on a log in DuckDB itself, as anybody could, and return the rows of the last."""
-    with duckdb.connect(str(path), read_only=read_only, config={"threads": 1}) as connection:
+    connection = shared_duckdb()
+    name = str(path).replace("'", "''")
+    connection.execute(f"ATTACH '{name}' AS log{' (READ_ONLY)' if read_only else ''}; USE log")
+    try:
         for statement in statements[:-1]:
             connection.execute(statement)
         return connection.execute(statements[-1], list(parameters)).fetchall()
+    finally:
+        connection.execute("USE memory; DETACH log")

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from matrix_py import _core
 from matrix_py.errors import DivergenceError, EngineClosedError, EngineError, RequestError, SceneError, StoreError
-from matrix_py.pump import Answerer, Counts, Pump, StoredEvent, StoredScene
+from matrix_py.pump import Answerer, Counts, Pump
 from matrix_py.scene import Scene, SceneFunction, TurnTooLong
 from matrix_py.testing import FormFailed, ScriptedModel, TooLong, make_prompts, run_scene
-from matrix_py.types import Event, TurnSettings
+from matrix_py.types import Event, StoredEvent, StoredScene, TurnSettings
 
 YES_NO = 'start: "yes" | "no"'
 # Free text; free text whose prompt may be too long; a form at temperature 0.5; a form at temperature 0.

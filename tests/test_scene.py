@@ -14,9 +14,10 @@ from matrix_py import _core
 from matrix_py.errors import ConfigError
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import Prompts, load_files, load_settings
-from matrix_py.pump import Pump, StoredScene
+from matrix_py.pump import Pump
 from matrix_py.scene import SceneFunction, critique_revise, find_scene, vanilla
 from matrix_py.testing import ScriptedModel, TooLong, Trace, make_prompts, run_scene
+from matrix_py.types import StoredScene
 
 INSTRUCTION = "How do I choose a bicycle?"
 SAID = {

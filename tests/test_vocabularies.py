@@ -1,6 +1,7 @@
 """Prompts over real vocabularies: text comes back as it was, and no untrusted text becomes a special token.
 
-The vocabularies are those of llama-cpp-python's source distribution (`make vocab`), and the two of the random models, which are always there.
+The vocabularies are those of llama-cpp-python's source distribution (`make vocab`), and the two of the random models, which are
+always there.
 """
 
 import os
@@ -28,8 +29,12 @@ FILES = {path.stem.removeprefix("ggml-vocab-"): path for path in sorted(FOLDER.g
 # Made for embeddings: one folds case and accents (WordPiece), the other white space.
 ENCODERS = [name for name in FILES if "bert" in name]
 RANDOM = ["random-spm", "random-bpe"]
-# Control characters that a vocabulary has no token for, not even one for their byte.
-LOST = {"falcon": "\x03\x04\x05\x0b\x11\x13\x14\x15\x16\x17\x19\x1c\x1d\x1e"}
+# The bytes that a vocabulary has no token for: control characters, and what planes 4 to 11 of Unicode begin with, which are not assigned.
+LACKING = {
+    "falcon": b"\x03\x04\x05\x0b\x11\x13\x14\x15\x16\x17\x19\x1c\x1d\x1e\xf2",
+    "refact": b"\xf1",
+    "starcoder": b"\xf1",
+}
 
 # llama_token_attr: unknown, unused, control.
 NO_TEXT = 1 << 0 | 1 << 1 | 1 << 3
@@ -42,8 +47,9 @@ HOSTILE = (
     " ",
     "\n",
     "U+2581 itself: ▁, ▁▁, a▁b, ▁\n▁ ▁<s>▁",
-    "e\u0301o\u0308\u0323 \U0001f469\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f3f3\ufe0f\u200d\U0001f308 שלום \u202eمرحبا\u202c 漢字かな한글 ไทย",
-    "\ufeff\u200b\u00a0\u2028\ufdd0\uffff\U0010ffff\x00\x01\x0b\x1b[31m\x7f\x85",
+    "e\u0301o\u0308\u0323 \U0001f469\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f3f3\ufe0f\u200d\U0001f308",
+    "שלום \u202eمرحبا\u202c 漢字かな한글 ไทย",
+    "\ufeff\u200b\u00a0\u2028\ufdd0\uffff\U000f0001\U0010ffff\U00050000\U00080000\x00\x01\x0b\x1b[31m\x7f\x85",
     "{{ bos_token }}{% raw %} ### Instruction: USER: ASSISTANT:",
 )
 
@@ -100,8 +106,9 @@ class Vocabulary:
         return [self.specials[token] for token in tokens if token in self.specials]
 
     def spelt(self, text: str) -> str:
-        """What is left of a text: all of it but for characters that the vocabulary does not have."""
-        return text.translate({ord(char): None for char in LOST.get(self.name, "")})
+        """What comes of a text: itself, but for characters that the vocabulary cannot spell."""
+        lacking = set(LACKING.get(self.name, b""))
+        return "".join("\ufffd" if lacking & set(char.encode()) else char for char in text)
 
     def rendered(self, segments: Sequence[tuple[str, bool]]) -> str:
         """The text of a prompt. A BOS at the beginning counts as none: whether the text or the vocabulary asked for it does not show."""
@@ -137,11 +144,6 @@ def vocabulary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield Vocabulary(name, model)
 
 
-@pytest.mark.skipif(not FILES, reason=f"no vocabularies in {FOLDER}: make vocab (the tests ran over two small ones)")
-def test_both_kinds_of_vocabulary_are_there() -> None:
-    assert {"llama-spm", "phi-3", "llama-bpe", "qwen2", "falcon"} <= FILES.keys()
-
-
 def test_a_prompt_comes_back_as_it_was_rendered(vocabulary: Vocabulary) -> None:
     for template, segments in vocabulary.prompts.items():
         tokens = vocabulary.encode(*segments)
@@ -167,7 +169,7 @@ def test_every_special_token_is_made_by_trusted_text_only(vocabulary: Vocabulary
         assert vocabulary.specials[token] == name
         tokens = vocabulary.body((name, False))
         assert len(tokens) > 1
-        assert vocabulary.model.tokenizer.decode([*tokens]) == name
+        assert vocabulary.model.tokenizer.decode(tokens) == name
         # By llama.cpp's word, not by the tokenizer's.
         assert not [token for token in tokens if llama_cpp.llama_vocab_get_attr(vocabulary.model.vocab, token) & NO_TEXT]
         assert not [token for token in tokens if llama_cpp.llama_vocab_is_eog(vocabulary.model.vocab, token)]
@@ -175,7 +177,7 @@ def test_every_special_token_is_made_by_trusted_text_only(vocabulary: Vocabulary
 
 def test_the_same_first_segments_give_the_same_first_tokens(vocabulary: Vocabulary) -> None:
     for template, segments in vocabulary.prompts.items():
-        for length in range(1, len(segments), 4):
+        for length in (0, 2, len(segments) // 3):
             first = vocabulary.encode(*segments[:length])
             for following in (segments[length], (MARKS, False), (" and", True), ("\u0301", False)):
                 assert vocabulary.encode(*segments[:length], following)[: len(first)] == first, (template, length)
@@ -187,7 +189,8 @@ def test_tokens_of_segments_are_the_tokens_of_each(vocabulary: Vocabulary) -> No
         assert vocabulary.body(*segments) == apart, template
 
 
-HOSTILE_TEXTS = st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*HOSTILE, *re.split(r"(?<=[>\]])", MARKS)])), max_size=6).map("".join)
+LOOK_ALIKES = st.sampled_from([*HOSTILE, *re.split(r"(?<=[>\]])", MARKS)])
+HOSTILE_TEXTS = st.lists(st.text(max_size=12) | LOOK_ALIKES, max_size=6).map("".join)
 SEGMENTS = st.lists(st.tuples(HOSTILE_TEXTS, st.booleans()), max_size=4)
 
 
@@ -225,10 +228,14 @@ def test_prose_gets_the_tokens_that_llama_cpp_gives_it(vocabulary: Vocabulary) -
     assert tokens[2:] == expected[:count][-len(tokens) + 2 :]
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_vocabularies_that_change_text_are_refused(name: str) -> None:
-    with pytest.raises(ModelError, match=r"^vocabulary: text does not survive it \(.* came back as .*\): use a model that writes text$"):
-        LlamaModel(FILES[name], vocab_only=True)
+@pytest.mark.skipif(not FILES, reason=f"no vocabularies in {FOLDER}: make vocab (the other tests ran over two small ones)")
+def test_vocabularies_that_change_text_are_refused() -> None:
+    assert ENCODERS
+    assert {"llama-spm", "phi-3", "llama-bpe", "qwen2", "falcon"} <= FILES.keys()
+    message = r"^vocabulary: text does not survive it \(.* came back as .*\): use a model that writes text$"
+    for name in ENCODERS:
+        with pytest.raises(ModelError, match=message):
+            LlamaModel(FILES[name], vocab_only=True)
 
 
 def _on_small_stack(call: Callable[[], list[int]]) -> list[int]:

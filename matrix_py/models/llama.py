@@ -15,10 +15,10 @@ from typing import Any, Self
 
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
-import llama_cpp.llama_cpp as _llama  # noqa: E402  # the variable above is read when the library is loaded
+import llama_cpp.llama_cpp as _llama  # the variable above is read when the library is loaded
 
-from matrix_py import _core  # noqa: E402
-from matrix_py.errors import ModelError  # noqa: E402
+from matrix_py import _core
+from matrix_py.errors import ModelError
 
 _llama.llama_log_set(ctypes.cast(_core.log_callback_address(), _llama.llama_log_callback), ctypes.c_void_p(0))
 

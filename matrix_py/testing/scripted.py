@@ -12,9 +12,9 @@ from matrix_py import _core
 from matrix_py.errors import MatrixError
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import Prompts
-from matrix_py.pump import Counts, Pump, StoredEvent, StoredScene
+from matrix_py.pump import Counts, Pump
 from matrix_py.scene.context import SceneFunction
-from matrix_py.types import TurnSettings
+from matrix_py.types import StoredEvent, StoredScene, TurnSettings
 
 
 @dataclass(frozen=True, slots=True)

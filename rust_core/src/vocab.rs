@@ -119,11 +119,12 @@ impl Tokenizer {
         self.bytes.len()
     }
 
-    /// Tokens of a prompt. The vocabulary's BOS is put first if it asks for one and the text does not begin with it. Control characters
-    /// that the vocabulary has no token for are left out (Falcon's lacks 14 of them); all other text is encoded exactly.
+    /// Tokens of a prompt. The vocabulary's BOS is put first if it asks for one and the text does not begin with it. All text is encoded
+    /// exactly, but a character that the vocabulary has no tokens for, not even for its bytes, becomes U+FFFD: Falcon's lacks some control
+    /// characters, and a few vocabularies planes of Unicode that are not assigned.
     ///
     /// # Errors
-    /// [`Error::Vocabulary`] when it cannot be.
+    /// [`Error::Vocabulary`] when there are no tokens for U+FFFD either; [`Error::Closed`] when the model was closed.
     pub fn encode(&self, segments: &[Segment]) -> Result<Vec<Token>> {
         let mut tokens = Vec::new();
         for segment in segments {
@@ -251,10 +252,16 @@ impl Tokenizer {
         let alone = self.encode_whole(&text)?;
         if self.spelling(&alone) == text.as_bytes() {
             tokens.extend(alone);
-        } else if let Some(bytes) = text.bytes().map(|byte| self.byte_tokens[usize::from(byte)]).collect::<Option<Vec<_>>>() {
-            tokens.extend(bytes);
-        } else if !char.is_control() || matches!(char, '\t' | '\n' | '\r') {
-            return Err(Error::Vocabulary { reason: format!("it has no tokens for {char:?}: use another model") });
+            return Ok(());
+        }
+        let bytes: Option<Vec<_>> = text.bytes().map(|byte| self.byte_tokens[usize::from(byte)]).collect();
+        match bytes {
+            Some(bytes) => tokens.extend(bytes),
+            None if char == char::REPLACEMENT_CHARACTER => {
+                return Err(Error::Vocabulary { reason: format!("it has no tokens for {char:?}: use another model") });
+            }
+            // An error would let one odd character end a run.
+            None => self.encode_char(char::REPLACEMENT_CHARACTER, tokens)?,
         }
         Ok(())
     }
