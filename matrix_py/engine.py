@@ -165,9 +165,7 @@ class Engine:
         wanted = 300 if self.facts.n_params < 1_000_000_000 or options.gpu_layers else 96
         prompt = max(_core.MIN_SELF_TEST_PROMPT, min(wanted, self.context - 8))
         # Of its own sizes, so that the outcome depends on the model alone and not on --parallel or --batch.
-        shape = ContextShape(
-            slots=_core.SELF_TEST_SLOTS, slot_context=prompt + 8, batch=DEFAULT_BATCH, threads=self.threads, exact=True
-        )
+        shape = ContextShape(slots=_core.SELF_TEST_SLOTS, slot_context=prompt + 8, batch=DEFAULT_BATCH, threads=self.threads, exact=True)
         with self._model.context(shape) as context:
             _, differing = _core.self_test(
                 tokenizer=self.tokenizer,

@@ -4,7 +4,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrix_py.errors import StoreError
+from matrix_py.errors import ConfigError, StoreError
 from matrix_py.store import Log
 
 # What shows as itself although Python does not call it printable: spaces, and the joiners of scripts and emoji.
@@ -40,8 +40,11 @@ def list_scenes(path: Path, *, limit: int) -> list[SceneLine]:
     """Return the first scenes of a run, in input order.
 
     Raises:
+        ConfigError: `limit` is below 1.
         StoreError: the log cannot be read.
     """
+    if limit < 1:
+        raise ConfigError(f"--limit is {limit}: give at least 1")
     with Log.open(path, read_only=True) as log:
         _, rows = log.query(_SUMMARY, [limit])
     return [SceneLine(*row) for row in rows]
@@ -87,7 +90,9 @@ def prompt(path: Path, scene: str, turn: str) -> list[tuple[str, bool]]:
     Raises:
         StoreError: the log cannot be read, or holds no such scene or turn.
     """
-    name, _, attempt = turn.partition("#")
+    name, _, attempt = turn.rpartition("#")
+    if not name or not attempt.isdecimal():
+        name, attempt = turn, "1"
     with Log.open(path, read_only=True) as log:
         found = _find(log, scene)
         _, rows = log.query(
@@ -95,7 +100,7 @@ def prompt(path: Path, scene: str, turn: str) -> list[tuple[str, bool]]:
             "  SELECT unnest(segments) AS hash, unnest(trusted) AS trusted, generate_subscripts(segments, 1) AS place"
             "  FROM completions WHERE lower(hex(scene)) = ? AND path = ? AND attempt = ?"
             ") part JOIN texts USING (hash) ORDER BY place",
-            [found, name, int(attempt) if attempt.isdecimal() else 1],
+            [found, name, int(attempt)],
         )
         if not rows:
             _, paths = log.query("SELECT DISTINCT path FROM turn WHERE scene = ? ORDER BY path LIMIT 20", [found])

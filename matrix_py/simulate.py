@@ -157,9 +157,7 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
             return run(log, prompts, function, engine, window=2 * engine.parallel, reporter=reporter, stats=engine.stats)
 
 
-def resume(
-    path: Path, *, model: str | None = None, engine: EngineOptions | None = None, reporter: Reporter | None = None
-) -> RunSummary:
+def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None = None, reporter: Reporter | None = None) -> RunSummary:
     """Go on with a run whose log has unfinished scenes, under the prompts and settings that the log holds.
 
     Args:

@@ -90,9 +90,7 @@ def test_errors_of_the_core_arrive_as_their_classes(call: Callable[[], object], 
 
 @quick
 @given(st.lists(st.tuples(st.sampled_from(SCENES), payloads), max_size=20), st.sets(st.integers(0, 20)))
-def test_interleaving_and_draining_leave_no_trace_in_hashes_or_rows(
-    appended: list[tuple[bytes, bytes]], drained_after: set[int]
-) -> None:
+def test_interleaving_and_draining_leave_no_trace_in_hashes_or_rows(appended: list[tuple[bytes, bytes]], drained_after: set[int]) -> None:
     # given: events of three scenes in any order, and the writer draining at any time
     log = opened(*SCENES)
     stored: list[dict[str, Any]] = []
@@ -149,9 +147,7 @@ def test_an_edited_payload_is_refused_or_another_canonical_one(value: list[Any],
     # given
     text = msgspec.json.encode({"kind": "Tested", "v": 1, "value": value})
     at = data.draw(st.integers(0, len(text)))
-    inserted = data.draw(
-        st.binary(max_size=2) | st.sampled_from([b" ", b"0", b"-", b".", b"e", b"\\", b'"', b",", b"[", b"}"])
-    )
+    inserted = data.draw(st.binary(max_size=2) | st.sampled_from([b" ", b"0", b"-", b".", b"e", b"\\", b'"', b",", b"[", b"}"]))
     edited = text[:at] + inserted + text[at + data.draw(st.integers(0, 2)) :]
     log = opened(SCENE)
     log.append(SCENE, BARE)
@@ -225,15 +221,11 @@ def test_nothing_to_drain_is_none_and_a_batch_reads_twice() -> None:
 def test_a_recorded_completion_is_a_row_that_names_its_texts() -> None:
     log = _core.EventLog()
     asked = turn(segments=[("<s>", True), ("Who?", False), ("<s>", True)])
-    log.record(
-        asked, _core.Completion(asked, text="Who?", finish="stop", prompt_tokens=5, cached_tokens=2, generated_tokens=3)
-    )
+    log.record(asked, _core.Completion(asked, text="Who?", finish="stop", prompt_tokens=5, cached_tokens=2, generated_tokens=3))
     batches = log.drain()
     assert batches is not None
     texts, scenes, completions, events = map(rows, batches)
-    assert {row["hash"]: row["text"] for row in texts} == {
-        _core.blake3(text.encode()): text for text in ("<s>", "Who?")
-    }
+    assert {row["hash"]: row["text"] for row in texts} == {_core.blake3(text.encode()): text for text in ("<s>", "Who?")}
     assert len(texts) == 2 and scenes == events == []
     (row,) = completions
     mark, question = _core.blake3(b"<s>"), _core.blake3(b"Who?")

@@ -13,7 +13,9 @@ import pytest
 from matrix_py import EngineOptions, Log, SimulateOptions, replay, resume, simulate
 from matrix_py.testing.random_gguf import write_random_gguf
 
-SETTINGS = "".join(f"[{kind}]\nmax_tokens = {tokens}\ntemperature = 0.7\n" for kind, tokens in (("respond", 48), ("critique", 24), ("revise", 40)))
+SETTINGS = "".join(
+    f"[{kind}]\nmax_tokens = {tokens}\ntemperature = 0.7\n" for kind, tokens in (("respond", 48), ("critique", 24), ("revise", 40))
+)
 # About 700 tokens with the small vocabulary of the random model.
 LONG = "Tell me more about the seven people who wait at the blue door of the bakery, and about what they say. " * 22
 

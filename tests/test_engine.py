@@ -160,7 +160,16 @@ def _greedy_reference(text: str, length: int) -> tuple[list[int], list[float]]:
 @pytest.mark.skipif(not STORIES.is_file(), reason="the story model is not beside the checkout")
 @pytest.mark.parametrize("parallel", [1, 8])
 def test_greedy_text_is_what_llama_cpp_python_gives(parallel: int) -> None:
-    beginnings = ["Once upon a time", "Lily and Tom went", "The dog was", "One day, a bird", "In the park", "Mom said", "A big", "Tim had a red"]
+    beginnings = [
+        "Once upon a time",
+        "Lily and Tom went",
+        "The dog was",
+        "One day, a bird",
+        "In the park",
+        "Mom said",
+        "A big",
+        "Tim had a red",
+    ]
     length = 80
     with Engine(str(STORIES), EngineOptions(parallel=parallel)) as engine:
         # The vocabulary puts a space before a text, and so does Llama; a space of our own stands in for it.

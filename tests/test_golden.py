@@ -19,9 +19,7 @@ from matrix_py import _core
 from matrix_py.errors import PayloadError
 from matrix_py.types import Event, encode
 
-VECTORS: dict[str, list[dict[str, Any]]] = json.loads(
-    (Path(__file__).parent / "golden" / "vectors.json").read_bytes().decode("ascii")
-)
+VECTORS: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "golden" / "vectors.json").read_bytes().decode("ascii"))
 ADVICE = "old logs would not replay: raise the event's `version`, and add a vector beside the old one"
 
 
@@ -73,9 +71,7 @@ def hash_sampling(sampling: dict[str, Any]) -> bytes:
 def hash_request(vector: dict[str, Any]) -> bytes:
     segments = [(u64(trusted), _core.blake3(text.encode())) for text, trusted in vector["segments"]]
     parts = [part for segment in segments for part in segment]
-    return hash_fields(
-        "matrix.request.1", u64(len(segments)), *parts, hash_sampling(vector["sampling"]), raw(vector["key"])
-    )
+    return hash_fields("matrix.request.1", u64(len(segments)), *parts, hash_sampling(vector["sampling"]), raw(vector["key"]))
 
 
 @pytest.mark.parametrize(
@@ -109,9 +105,7 @@ def test_fields_are_hashed_behind_their_lengths(vector: dict[str, Any]) -> None:
 def test_scenes_have_their_ids(vector: dict[str, Any]) -> None:
     scene, instruction, response = vector["scene"], vector["instruction"], vector["response"]
     given, occurrence = u64(response is not None), vector["occurrence"]
-    by_hand = hash_fields(
-        "matrix.scene.1", scene.encode(), instruction.encode(), given, (response or "").encode(), u64(occurrence)
-    )
+    by_hand = hash_fields("matrix.scene.1", scene.encode(), instruction.encode(), given, (response or "").encode(), u64(occurrence))
     assert _core.scene_id(scene, instruction, response, occurrence) == by_hand == raw(vector["id"])
 
 

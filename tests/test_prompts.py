@@ -19,9 +19,7 @@ PLAIN = ChatTemplate.plain()
 CHATML = chat.load({}, override="chatml", bos_token="", eos_token="")
 
 
-def prompts_of(
-    text: str, *, template: ChatTemplate = PLAIN, deployment: str = "", context: int | None = None, **options: Any
-) -> Prompts:
+def prompts_of(text: str, *, template: ChatTemplate = PLAIN, deployment: str = "", context: int | None = None, **options: Any) -> Prompts:
     """Return prompts with one kind of turn, `ask`, without a system message unless its options say otherwise."""
     chosen = TurnSettings(**{"max_tokens": 64, "system": "none"} | options)
     files = {"ask.txt": text, "writer.txt": "You write.\n"}
@@ -107,9 +105,7 @@ def test_doubled_braces_are_braces() -> None:
 @settings(max_examples=60, deadline=None)
 def test_any_text_with_its_braces_doubled_is_itself(text: str) -> None:
     doubled = text.replace("{", "{{").replace("}", "}}")
-    assert rendered(f"--- user\n{doubled}\n") == [
-        (f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", True)
-    ]
+    assert rendered(f"--- user\n{doubled}\n") == [(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", True)]
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
@@ -146,17 +142,12 @@ def test_values_are_the_untrusted_segments_and_nothing_else_is(first: str, secon
 
 
 def test_an_empty_value_leaves_no_segment() -> None:
-    assert rendered("--- user\nSay: {a}\n", a="") == [
-        ("<|im_start|>user\nSay: <|im_end|>\n<|im_start|>assistant\n", True)
-    ]
+    assert rendered("--- user\nSay: {a}\n", a="") == [("<|im_start|>user\nSay: <|im_end|>\n<|im_start|>assistant\n", True)]
 
 
 def test_a_value_that_is_missing_is_named_with_the_file_and_one_that_is_not_used_is_no_matter() -> None:
     prompts = prompts_of("--- user\n{b} {a}\n")
-    assert (
-        refused(prompts.render, "ask", {"c": "x", "a": "y"})
-        == "ask.txt uses {b}, which this scene does not give: it gives a, c"
-    )
+    assert refused(prompts.render, "ask", {"c": "x", "a": "y"}) == "ask.txt uses {b}, which this scene does not give: it gives a, c"
     assert refused(prompts.render, "ask", {}).endswith("{a}, which this scene does not give: it gives nothing")
     assert rendered("--- user\n{a}\n", a="x", b="y") == rendered("--- user\n{a}\n", a="x")
 
@@ -173,9 +164,7 @@ def test_a_value_that_is_missing_is_named_with_the_file_and_one_that_is_not_used
         ("none", "You advise a shop.", None),
     ],
 )
-def test_settings_choose_whose_system_prompt_a_turn_runs_under(
-    choice: str, deployment: str, expected: str | None
-) -> None:
+def test_settings_choose_whose_system_prompt_a_turn_runs_under(choice: str, deployment: str, expected: str | None) -> None:
     prompts = prompts_of("--- user\n{a}\n", template=CHATML, deployment=deployment, system=choice)
     first, value, _ = prompts.render("ask", {"a": "x"})
     head = "" if expected is None else f"<|im_start|>system\n{expected}<|im_end|>\n"
@@ -236,9 +225,7 @@ def test_a_setting_out_of_range_is_named_with_its_kind(tmp_path: Path, key: str,
         ("stop = [3]", "stop"),
     ],
 )
-def test_a_setting_that_is_unknown_or_of_another_type_is_named_with_its_kind(
-    tmp_path: Path, line: str, reason: str
-) -> None:
+def test_a_setting_that_is_unknown_or_of_another_type_is_named_with_its_kind(tmp_path: Path, line: str, reason: str) -> None:
     message = refused(load_settings, None, write(tmp_path, own_toml=f"[critique]\n{line}\n") / "own.toml")
     assert message.startswith("settings of turn kind [critique]: ")
     assert reason in message
@@ -287,10 +274,7 @@ def test_settings_overlay_by_folder_and_then_by_config_key_by_key(tmp_path: Path
         tmp_path / "prompts",
         settings_toml="[critique]\ntemperature = 0.9\nmax_tokens = 7\nstop = ['a', 'b']\n[verdict]\nmax_tokens = 3\n",
     )
-    config = (
-        write(tmp_path, own_toml="[critique]\nmax_tokens = 9\n[verdict]\nretries = 1\n[revise]\nsystem = 'none'\n")
-        / "own.toml"
-    )
+    config = write(tmp_path, own_toml="[critique]\nmax_tokens = 9\n[verdict]\nretries = 1\n[revise]\nsystem = 'none'\n") / "own.toml"
     found = load_settings(folder, config)
     assert list(found) == ["critique", "respond", "revise", "verdict"]
     assert found["respond"] == package["respond"]

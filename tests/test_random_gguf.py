@@ -110,9 +110,7 @@ def test_the_model_passes_vetting(tmp_path: Path, vocab: Any, quantization: Any,
 
 
 def test_the_shape_is_as_asked(tmp_path: Path) -> None:
-    file = write_random_gguf(
-        tmp_path / "model.gguf", n_layer=4, n_embd=256, n_head=8, n_head_kv=8, n_ff=512, n_ctx=300, chat_template=None
-    )
+    file = write_random_gguf(tmp_path / "model.gguf", n_layer=4, n_embd=256, n_head=8, n_head_kv=8, n_ff=512, n_ctx=300, chat_template=None)
     facts = vet(file)
     assert (facts.n_layer, facts.n_embd, facts.n_ctx_train) == (4, 256, 300)
     assert 2**20 < file.stat().st_size < 8 * 2**20
@@ -126,8 +124,7 @@ def test_the_default_model_is_smaller_than_a_megabyte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("vocab", ["spm", "bpe"])
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path, vocab: Any) -> None:
     first, again, other = (
-        write_random_gguf(tmp_path / f"{at}.gguf", seed=seed, vocab=vocab).read_bytes()
-        for at, seed in enumerate([5, 5, 6])
+        write_random_gguf(tmp_path / f"{at}.gguf", seed=seed, vocab=vocab).read_bytes() for at, seed in enumerate([5, 5, 6])
     )
     assert first == again
     assert first != other
@@ -183,9 +180,7 @@ def test_what_comes_next_depends_on_the_prompt(opened: Any) -> None:
     assert answers[0] == answers[2] != answers[1]
 
 
-@pytest.mark.parametrize(
-    "shape", [{"n_embd": 80}, {"n_head": 3}, {"n_head_kv": 3}, {"n_ff": 100}, {"n_head_kv": 0}, {"n_embd": 0}]
-)
+@pytest.mark.parametrize("shape", [{"n_embd": 80}, {"n_head": 3}, {"n_head_kv": 3}, {"n_ff": 100}, {"n_head_kv": 0}, {"n_embd": 0}])
 def test_a_shape_that_cannot_be_built_is_refused(tmp_path: Path, shape: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="take n_embd and n_ff as multiples of 32"):
         write_random_gguf(tmp_path / "model.gguf", **shape)  # type: ignore[arg-type]

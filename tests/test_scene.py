@@ -102,9 +102,7 @@ def test_vanilla_takes_a_given_response_as_it_is(response: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(instruction=st.text(), said=st.text())
-def test_any_text_goes_through_a_scene_unchanged_but_for_white_space_at_the_ends_of_replies(
-    instruction: str, said: str
-) -> None:
+def test_any_text_goes_through_a_scene_unchanged_but_for_white_space_at_the_ends_of_replies(instruction: str, said: str) -> None:
     model = ScriptedModel(lambda turn: said)
     trace = run_scene(vanilla, instruction, model, prompts=package_prompts())
     assert trace.counts.completed == 1
@@ -209,14 +207,9 @@ def test_the_principle_is_the_same_whatever_else_is_in_the_run() -> None:
 
 
 def test_the_prompts_of_scenes_of_one_run_hold_nothing_of_one_another() -> None:
-    scenes = [
-        StoredScene(_core.scene_id("test", text, None, 0), text, None, 0)
-        for text in ("red alder", "blue beech", "grey cedar")
-    ]
+    scenes = [StoredScene(_core.scene_id("test", text, None, 0), text, None, 0) for text in ("red alder", "blue beech", "grey cedar")]
     model = ScriptedModel(lambda turn: f"{turn.kind} of {untrusted(turn)[0]}")
-    pump = Pump(
-        critique_revise, "test", prompts=package_prompts(), seed=0, log=_core.EventLog(), answerer=model, window=3
-    )
+    pump = Pump(critique_revise, "test", prompts=package_prompts(), seed=0, log=_core.EventLog(), answerer=model, window=3)
     assert pump.run(scenes).completed == 3
     for turn in model.turns:
         own = next(scene.instruction for scene in scenes if scene.scene == turn.scene)

@@ -33,9 +33,7 @@ def answer(turn: _core.Turn) -> str:
 
 def turn(path: str, form: str | None = None, scene: bytes = bytes(32)) -> _core.Turn:
     sampling = _core.Sampling(8, form=form)
-    return _core.Turn(
-        seed=0, scene=scene, path=path, attempt=1, kind="verdict", segments=[("?", True)], sampling=sampling
-    )
+    return _core.Turn(seed=0, scene=scene, path=path, attempt=1, kind="verdict", segments=[("?", True)], sampling=sampling)
 
 
 def one(model: ScriptedModel, asked: _core.Turn) -> _core.Completion:
@@ -139,8 +137,7 @@ def test_run_scene_returns_what_the_scene_did() -> None:
     assert (trace.counts.completed, trace.counts.live_turns) == (1, 4)
     assert len(trace.hashes) == len(set(trace.hashes)) == 7
     assert trace.completions == {
-        (each.path, 1): (each.request, answer(each), "text", "form" if each.kind == "verdict" else "eos")
-        for each in model.turns
+        (each.path, 1): (each.request, answer(each), "text", "form" if each.kind == "verdict" else "eos") for each in model.turns
     }
 
 
@@ -154,9 +151,7 @@ def test_the_hashes_of_a_trace_are_those_of_the_event_log() -> None:
 
 def test_run_scene_is_a_function_of_its_arguments() -> None:
     def hashes(**options: Any) -> list[bytes]:
-        return run_scene(
-            judged, "Is it?", ScriptedModel(answer, order=random.Random()), prompts=PROMPTS, **options
-        ).hashes
+        return run_scene(judged, "Is it?", ScriptedModel(answer, order=random.Random()), prompts=PROMPTS, **options).hashes
 
     assert hashes() == hashes()
     assert hashes(seed=1) != hashes()

@@ -69,8 +69,7 @@ def check() -> None:
         missing_venv(),
         missing_cargo(),
         # One package brings both: one line.
-        missing_compiler("CC", "cc", "c", "#include <stdlib.h>\n")
-        or missing_compiler("CXX", "c++", "c++", "#include <vector>\n"),
+        missing_compiler("CC", "cc", "c", "#include <stdlib.h>\n") or missing_compiler("CXX", "c++", "c++", "#include <vector>\n"),
     ]
     if missing := [line for line in found if line]:
         raise SetupError("\nset-up: ".join(missing))

@@ -67,9 +67,7 @@ def pip(*arguments: str) -> None:
     due = start + PROGRESS_S
     with LOG.open("a+", encoding="utf-8", errors="replace") as log:
         begin = log.seek(0, os.SEEK_END)
-        process = subprocess.Popen(
-            [*PIP, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT
-        )
+        process = subprocess.Popen([*PIP, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
         try:
             while process.poll() is None:
                 time.sleep(0.1)

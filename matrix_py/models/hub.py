@@ -114,9 +114,7 @@ def _download(file: _HubFile) -> Path:
 
     try:
         return Path(hf_hub_download(file.repo_id, file.filename, revision=file.revision))
-    except (
-        Exception
-    ) as error:  # its own errors, its HTTP client's, OSError, ValueError: whatever it is, there is no file
+    except Exception as error:  # its own errors, its HTTP client's, OSError, ValueError: whatever it is, there is no file
         msg = f"model {f'{HUB_PREFIX}{file}'!r} cannot be fetched: {_cause(error, file)}"
         raise ModelError(msg) from error
 

@@ -92,13 +92,9 @@ def _run_child(path: Path, timeout_s: float, n_gpu_layers: int) -> ModelFacts:
     search = os.pathsep.join(entry for entry in (package, os.environ.get("PYTHONPATH")) if entry)
     env = os.environ | {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": search}
     try:
-        done = subprocess.run(
-            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
-        )
+        done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
-        raise _refusal(
-            path, f"was not vetted within {timeout_s:g} s: allow more time, or use a smaller model"
-        ) from None
+        raise _refusal(path, f"was not vetted within {timeout_s:g} s: allow more time, or use a smaller model") from None
     log = done.stderr.decode("utf-8", errors="replace")
     if done.returncode < 0:
         raise _refusal(path, _death(-done.returncode, log))
@@ -125,9 +121,7 @@ def _death(number: int, log: str) -> str:
     reasons = re.findall(r"GGML_ASSERT.*|GGML_ABORT.*|what\(\):.*|fatal error.*", log) or _error_lines(log)
     reason = f": {printable(reasons[-1])}" if reasons else ""
     if number == signal.SIGABRT and stage == "tokenise":
-        return (
-            f"has no byte tokens: characters outside its vocabulary would crash llama.cpp ({name}{reason}); {_REMEDY}"
-        )
+        return f"has no byte tokens: characters outside its vocabulary would crash llama.cpp ({name}{reason}); {_REMEDY}"
     if number == signal.SIGKILL:
         return f"was killed during {stage} ({name}): probably too little memory; use a smaller model"
     return f"crashes llama.cpp during {stage} ({name}{reason}): use another model, or a newer llama-cpp-python"
@@ -223,9 +217,7 @@ def _examine(path: str, n_gpu_layers: int) -> _Verdict:
     vocab = ll.llama_model_get_vocab(model)
     facts = _facts(ll, model, vocab)
     if facts.encoder:
-        return _Verdict(
-            problem=f"is no decoder (architecture {printable(facts.architecture)}): use a model that writes text"
-        )
+        return _Verdict(problem=f"is no decoder (architecture {printable(facts.architecture)}): use a model that writes text")
     if ll.llama_vocab_type(vocab) == ll.LLAMA_VOCAB_TYPE_NONE:
         return _Verdict(problem="has no vocabulary: convert it again with its tokenizer")
 
@@ -233,9 +225,7 @@ def _examine(path: str, n_gpu_layers: int) -> _Verdict:
     lost = list(_lost_characters(ll, vocab))
     if lost:
         which = f"U+{ord(lost[0]):04X}"
-        return _Verdict(
-            problem=f"has no byte tokens: characters outside its vocabulary, such as {which}, are lost; {_REMEDY}"
-        )
+        return _Verdict(problem=f"has no byte tokens: characters outside its vocabulary, such as {which}, are lost; {_REMEDY}")
 
     _stage("decode")
     context_params = ll.llama_context_default_params()
@@ -255,18 +245,13 @@ def _stage(name: str) -> None:
 
 def _facts(ll: Any, model: Any, vocab: Any) -> ModelFacts:
     metadata = {
-        _text(partial(ll.llama_model_meta_key_by_index, model, at)): _text(
-            partial(ll.llama_model_meta_val_str_by_index, model, at)
-        )
+        _text(partial(ll.llama_model_meta_key_by_index, model, at)): _text(partial(ll.llama_model_meta_val_str_by_index, model, at))
         for at in range(ll.llama_model_meta_count(model))
     }
     architecture = metadata.get("general.architecture", "")
     bidirectional = metadata.get(f"{architecture}.attention.causal") == "false"  # BERT and its like; diffusion models
     bos_id, eos_id = (token if token >= 0 else None for token in (ll.llama_vocab_bos(vocab), ll.llama_vocab_eos(vocab)))
-    bos, eos = (
-        None if token is None else ll.llama_vocab_get_text(vocab, token).decode("utf-8", "replace")
-        for token in (bos_id, eos_id)
-    )
+    bos, eos = (None if token is None else ll.llama_vocab_get_text(vocab, token).decode("utf-8", "replace") for token in (bos_id, eos_id))
     return ModelFacts(
         architecture=architecture,
         name=metadata.get("general.name", ""),

@@ -124,9 +124,7 @@ class Prompts:
         for name, (low, high) in _BOUNDS.items():
             value = getattr(settings, name)
             if not low <= value <= high:
-                raise ConfigError(
-                    f"settings of turn kind [{kind}]: {name} is {value}; it must be between {low} and {high}"
-                )
+                raise ConfigError(f"settings of turn kind [{kind}]: {name} is {value}; it must be between {low} and {high}")
         try:
             return Sampling(
                 min(settings.max_tokens, self._most_tokens or settings.max_tokens),

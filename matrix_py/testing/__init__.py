@@ -1,10 +1,10 @@
 """Help for tests of scenes: a scripted model, and one scene run from start to end. Nothing here needs llama.cpp or a model.
 
-    def answer(turn: Turn) -> str:
-        return "yes" if turn.kind == "verdict" else "A reply."
+def answer(turn: Turn) -> str:
+    return "yes" if turn.kind == "verdict" else "A reply."
 
-    trace = run_scene(my_scene, "What is a fork?", ScriptedModel(answer), prompts=make_prompts({"verdict": "{instruction}"}))
-    assert [event["kind"] for event in trace.events] == [...]
+trace = run_scene(my_scene, "What is a fork?", ScriptedModel(answer), prompts=make_prompts({"verdict": "{instruction}"}))
+assert [event["kind"] for event in trace.events] == [...]
 """
 
 from matrix_py.testing.scripted import FormFailed, ScriptedModel, TooLong, Trace, make_prompts, run_scene

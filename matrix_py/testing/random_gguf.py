@@ -165,9 +165,7 @@ def _check_shape(n_embd: int, n_head: int, n_head_kv: int, n_ff: int) -> None:
         raise ConfigError(msg)
 
 
-def _weights(
-    entries: _Vocab, seed: int, *, n_layer: int, n_embd: int, n_kv: int, n_ff: int, scale: float
-) -> Iterator[tuple[str, Matrix]]:
+def _weights(entries: _Vocab, seed: int, *, n_layer: int, n_embd: int, n_kv: int, n_ff: int, scale: float) -> Iterator[tuple[str, Matrix]]:
     """Yield the tensors in file order, scaled for logits whose standard deviation is `scale`."""
     import numpy as np
 

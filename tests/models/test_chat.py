@@ -145,9 +145,7 @@ def test_a_model_family_gets_its_prompt(family: str, expected: str) -> None:
     ],
 )
 def test_a_built_in_template_writes_its_format(name: str, expected: str) -> None:
-    dialogue = [
-        untrusted(role, text) for role, text in zip(("system", "user", "assistant", "user"), "SUAV", strict=True)
-    ]
+    dialogue = [untrusted(role, text) for role, text in zip(("system", "user", "assistant", "user"), "SUAV", strict=True)]
     segments = load({}, override=name, bos_token="<s>", eos_token="</s>").render(dialogue)
     assert joined(segments).startswith(expected)
     assert contents(segments)[-3:] == ["U", "A", "V"]
@@ -188,9 +186,7 @@ UNTRIMMED += [load({}, override=name, bos_token="<s>", eos_token="</s>") for nam
     texts=st.lists(st.text(min_size=1).filter(lambda text: "</think>" not in text), min_size=1, max_size=6),
     with_system=st.booleans(),
 )
-def test_the_segments_join_to_what_the_template_renders_with_the_contents(
-    chat: ChatTemplate, texts: list[str], with_system: bool
-) -> None:
+def test_the_segments_join_to_what_the_template_renders_with_the_contents(chat: ChatTemplate, texts: list[str], with_system: bool) -> None:
     # given a dialogue, and the template rendered directly, as transformers does
     roles = ["system"] * (with_system and not chat.folds_system and len(texts) > 1) + ["user", "assistant"] * 3
     dialogue = [untrusted(role, text) for role, text in zip(roles, texts, strict=False)]
@@ -276,10 +272,7 @@ def test_folding_puts_the_system_parts_before_the_first_user_message() -> None:
 
 
 def test_folding_does_not_depend_on_what_was_rendered_before() -> None:
-    short, long = (
-        [untrusted(role, role) for role in roles]
-        for roles in (["system", "user"], ["system", "user", "assistant", "user"])
-    )
+    short, long = ([untrusted(role, role) for role in roles] for roles in (["system", "user"], ["system", "user", "assistant", "user"]))
     chat = template(MISTRAL)
     first = chat.render(short)
     chat.render(long)

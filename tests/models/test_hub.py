@@ -93,16 +93,10 @@ def fetch(hub: Hub, tmp_path: Path) -> Fetch:
     """Resolve a name against the hub in a fresh process and return the one line that it prints."""
 
     def run(spec: str, **settings: str) -> str:
-        env = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("HF_") and "proxy" not in name.lower()
-        }
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and "proxy" not in name.lower()}
         env |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint, "NO_PROXY": "127.0.0.1"} | settings
         env["PYTHONPATH"] = str(Path(matrix_py.__file__).parents[1])
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, spec], env=env, capture_output=True, text=True, timeout=120, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", SCRIPT, spec], env=env, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 1
         return done.stdout.strip()
@@ -120,9 +114,7 @@ def test_a_local_gguf_resolves_to_itself(tmp_path: Path) -> None:
     ("content", "complaint"),
     [(None, "does not exist"), (b"", "is empty"), (b"GG", "is no GGUF file"), (b"PK\x03\x04zip", "is no GGUF file")],
 )
-def test_what_is_no_gguf_is_refused_in_one_line_that_names_it(
-    tmp_path: Path, content: bytes | None, complaint: str
-) -> None:
+def test_what_is_no_gguf_is_refused_in_one_line_that_names_it(tmp_path: Path, content: bytes | None, complaint: str) -> None:
     file = tmp_path / "model.gguf"
     if content is not None:
         file.write_bytes(content)
@@ -220,9 +212,7 @@ def test_a_download_that_is_no_gguf_is_refused(hub: Hub, fetch: Fetch) -> None:
         (503, "", "no answer from"),
     ],
 )
-def test_a_refusal_becomes_one_line_with_the_remedy(
-    hub: Hub, fetch: Fetch, status: int, code: str, complaint: str
-) -> None:
+def test_a_refusal_becomes_one_line_with_the_remedy(hub: Hub, fetch: Fetch, status: int, code: str, complaint: str) -> None:
     hub.refusals["owner/repo"] = (status, code)
     line = fetch("hf:owner/repo/m.gguf@v9")
     assert line.startswith("ERROR model 'hf:owner/repo/m.gguf@v9' cannot be fetched: ")

@@ -34,9 +34,7 @@ def good(tmp_path: Path) -> Path:
 def bend(tmp_path: Path) -> Bend:
     """Copy a good model with some keys or weights changed; a key changed to None is left out."""
 
-    def copy(
-        keys: dict[str, Any] | None = None, weights: dict[str, float] | None = None, *, tensors: bool = True
-    ) -> Path:
+    def copy(keys: dict[str, Any] | None = None, weights: dict[str, float] | None = None, *, tensors: bool = True) -> Path:
         reader = gguf.GGUFReader(write_random_gguf(tmp_path / "source.gguf", quantization="f32"))
         keys = keys or {}
         writer = gguf.GGUFWriter(tmp_path / "bent.gguf", keys.get("general.architecture", "llama"))
@@ -147,9 +145,7 @@ def test_a_missing_or_unknown_tokenizer_is_refused(bend: Bend, model: str | None
 
 
 def test_a_model_that_declares_no_vocabulary_is_refused(bend: Bend) -> None:
-    assert "has no vocabulary: convert it again with its tokenizer" in refusal(
-        bend({"tokenizer.ggml.model": "no_vocab"})
-    )
+    assert "has no vocabulary: convert it again with its tokenizer" in refusal(bend({"tokenizer.ggml.model": "no_vocab"}))
 
 
 def test_a_vocabulary_without_weights_is_refused(bend: Bend) -> None:
@@ -241,9 +237,7 @@ def test_a_damaged_cache_entry_is_replaced(good: Path, cache: Path, content: byt
     assert entry.read_bytes() != content
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
-    good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error(good: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert vet(good).architecture == "llama"
