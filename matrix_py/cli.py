@@ -5,7 +5,7 @@ import enum
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -25,8 +25,8 @@ EXIT_INTERRUPTED = 130
 
 # The options of the engine, which several commands share.
 Model = Annotated[str, typer.Option("--model", metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf.")]
-Parallel = Annotated[Optional[int], typer.Option("--parallel", help="Turns in flight, 1 to 256. [default: 16, or what fits]")]  # noqa: UP045
-Threads = Annotated[Optional[int], typer.Option("--threads", help="CPU threads. [default: all]")]  # noqa: UP045
+Parallel = Annotated[int | None, typer.Option("--parallel", help="Turns in flight, 1 to 256. [default: 16, or what fits]")]
+Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all]")]
 Batch = Annotated[int, typer.Option("--batch", help="Tokens that one call to llama.cpp may hold (its n_ubatch).")]
 GpuLayers = Annotated[int, typer.Option("--gpu-layers", help="Layers to put on a GPU; -1 for all.")]
 PrefixReuse = Annotated[bool, typer.Option("--prefix-reuse/--no-prefix-reuse", help="Begin prompts with what is in KV already.")]
@@ -56,25 +56,21 @@ def simulate(
     out: Annotated[Path, typer.Option("--out", metavar="RUN.duckdb", help="The log to write.")],
     model: Model,
     scene: Annotated[str, typer.Option("--scene", help="vanilla, critique-revise, or package.module:function.")] = "critique-revise",
-    limit: Annotated[Optional[int], typer.Option("--limit", help="Scenes at most.")] = None,  # noqa: UP045
+    limit: Annotated[int | None, typer.Option("--limit", help="Scenes at most.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of all random numbers of the run.")] = 0,
     dialogue: Annotated[
         str, typer.Option("--dialogue", help="What to take of a dialogue: single (leave longer ones out), first, or last-with-context.")
     ] = "single",
-    prompts: Annotated[
-        Optional[Path], typer.Option("--prompts", metavar="DIR", help="Prompt files in the place of the package's.")  # noqa: UP045
-    ] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="DIR", help="Prompt files in the place of the package's.")] = None,
     config: Annotated[
-        Optional[Path], typer.Option("--config", metavar="FILE", help="Settings by kind of turn (TOML), over the package's.")  # noqa: UP045
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings by kind of turn (TOML), over the package's.")
     ] = None,
     system: Annotated[str, typer.Option("--system", metavar="TEXT", help="The deployment's system prompt.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the log if it exists.")] = False,
-    ctx: Annotated[
-        Optional[int], typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")  # noqa: UP045
-    ] = None,
+    ctx: Annotated[int | None, typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")] = None,
     parallel: Parallel = None,
     deterministic: Annotated[
-        Optional[bool],  # noqa: UP045
+        bool | None,
         typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]"),
     ] = None,
     threads: Threads = None,
@@ -82,7 +78,7 @@ def simulate(
     gpu_layers: GpuLayers = 0,
     prefix_reuse: PrefixReuse = True,
     chat_template: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--chat-template", metavar="FILE|NAME", help="In the place of the model's: a jinja file, or a name such as chatml."),
     ] = None,
     quiet: Quiet = False,
@@ -129,21 +125,23 @@ def simulate(
 @app.command()
 def resume(
     run: Run,
-    model: Annotated[
-        Optional[str], typer.Option("--model", metavar="GGUF", help="Where the run's model is now, if it was moved.")  # noqa: UP045
-    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="GGUF", help="Where the run's model is now, if it was moved.")] = None,
     parallel: Parallel = None,
     threads: Threads = None,
     batch: Batch = 512,
-    gpu_layers: GpuLayers = 0,
+    gpu_layers: Annotated[int | None, typer.Option("--gpu-layers", help="Layers to put on a GPU. [default: as before]")] = None,
     prefix_reuse: PrefixReuse = True,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run that was stopped. Nothing that is in the log is asked again."""
     from matrix_py.engine import EngineOptions
     from matrix_py.simulate import resume as go_on
+    from matrix_py.store import Log
     from matrix_py.terminal import RunProgress, print_summary
 
+    if gpu_layers is None:
+        with Log.open(run, read_only=True) as log:
+            gpu_layers = log.record.execution.gpu_layers
     engine = EngineOptions(parallel=parallel, threads=threads, batch=batch, gpu_layers=gpu_layers, prefix_reuse=prefix_reuse)
     with RunProgress(quiet=quiet) as progress:
         summary = go_on(run, model=model, engine=engine, reporter=progress)
@@ -155,7 +153,7 @@ def resume(
 def replay(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Logs.")],
     prompts: Annotated[
-        Optional[Path], typer.Option("--prompts", metavar="DIR", help="Prompt files in the place of the ones the run was given.")  # noqa: UP045
+        Path | None, typer.Option("--prompts", metavar="DIR", help="Prompt files in the place of the ones the run was given.")
     ] = None,
     recorded: Annotated[bool, typer.Option("--recorded", help="Use the prompts in the log, not today's.")] = False,
 ) -> None:
@@ -165,11 +163,12 @@ def replay(
     from matrix_py.replay import describe
     from matrix_py.replay import replay as run
     from matrix_py.show import readable
-    from matrix_py.terminal import console, notices
+    from matrix_py.terminal import RunProgress, console, notices
 
     identical = True
     for path in runs:
-        found = run(path, prompts_dir=prompts, recorded=recorded)
+        with RunProgress() as progress:
+            found = run(path, prompts_dir=prompts, recorded=recorded, on_progress=progress.replayed)
         for note in found.notes:
             notices.print(Text(readable(note)), soft_wrap=True)
         lines = [describe(error) for error in found.divergences[:20]] + found.problems
@@ -181,7 +180,8 @@ def replay(
         verdict = "identical" if found.identical else f"{len(found.divergences)} scenes differ" if found.divergences else "damaged"
         unfinished = "" if found.num_finished == found.num_scenes else f" ({found.num_scenes - found.num_finished} of them not finished)"
         root = f", root {found.root.hex()}" if found.root else ""
-        console.print(Text(f"{path}: {verdict}, {found.num_scenes} scenes{unfinished}, {found.num_turns} turns{root}"), soft_wrap=True)
+        line = f"{path}: {verdict}, {found.num_scenes} scenes{unfinished}, {found.num_turns} turns{root}"
+        console.print(Text(readable(line)), soft_wrap=True)
     if not identical:
         raise typer.Exit(EXIT_DIVERGED)
 
@@ -189,10 +189,8 @@ def replay(
 @app.command()
 def show(
     run: Run,
-    scene: Annotated[
-        Optional[str], typer.Argument(metavar="SCENE", help="A scene's id, its first digits, or its place in the input.")  # noqa: UP045
-    ] = None,
-    turn: Annotated[Optional[str], typer.Option("--turn", metavar="PATH", help="A turn of the scene, for --prompt.")] = None,  # noqa: UP045
+    scene: Annotated[str | None, typer.Argument(metavar="SCENE", help="A scene's id, its first digits, or its place in the input.")] = None,
+    turn: Annotated[str | None, typer.Option("--turn", metavar="PATH", help="A turn of the scene, for --prompt.")] = None,
     prompt: Annotated[bool, typer.Option("--prompt", help="The exact prompt of --turn.")] = False,
     reveal: Reveal = False,
     limit: Annotated[int, typer.Option("--limit", help="Scenes to list at most.")] = 50,
@@ -240,7 +238,7 @@ def sql(
             print_table(columns, rows)
         case TableFormat.CSV:
             writer = csv.writer(sys.stdout, lineterminator="\n")
-            writer.writerow(columns)
+            writer.writerow(map(readable, columns))
             writer.writerows([readable(cell(value)) for value in row] for row in rows)
         case TableFormat.JSON:
             sys.stdout.write(json_rows(columns, rows) + "\n")
@@ -298,6 +296,10 @@ def main(arguments: list[str] | None = None) -> int:
         # `matrix sql ... | head` closed its end: nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if os.environ.get("MATRIX_DEBUG"):
+            raise
+        return _fail(MatrixError(f"unexpected {type(error).__name__}: {error}; matrix --debug COMMAND ... shows where"))
     if code == EXIT_INTERRUPTED:  # typer, too, makes this of Ctrl-C
         print("stopped", file=sys.stderr)
     return code if isinstance(code, int) else 0

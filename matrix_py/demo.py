@@ -1,5 +1,6 @@
 """`matrix demo`: the whole way once, on a model that anybody can make: instruction, scene, log, replay."""
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -29,21 +30,22 @@ def demo(folder: Path) -> None:
     Raises:
         MatrixError: the folder cannot be written, or the replay is not identical.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"folder {folder} cannot be made ({error.strerror}): give another one with --out") from error
     model, inputs, log = folder / "random.gguf", folder / "instructions.jsonl", folder / "run.duckdb"
     settings = folder / "settings.toml"
     notices.print(
         Text(
             "This demo makes a tiny model with random weights: its text is noise. What it shows is real all the same: "
             "the engine, the log, the replay."
-        )
+        ),
+        soft_wrap=True,
     )
-    write_random_gguf(model, n_layer=4, n_embd=128, n_ff=256)
-    inputs.write_bytes(b"".join(msgspec.json.encode({"instruction": text}) + b"\n" for text in _INSTRUCTIONS))
-    settings.write_text("".join(f"[{kind}]\nmax_tokens = 48\n" for kind in ("respond", "critique", "revise")), "utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_random_gguf(model, n_layer=4, n_embd=128, n_ff=256)
+        inputs.write_bytes(b"".join(msgspec.json.encode({"instruction": text}) + b"\n" for text in _INSTRUCTIONS))
+        settings.write_text("".join(f"[{kind}]\nmax_tokens = 48\n" for kind in ("respond", "critique", "revise")), "utf-8")
+    except OSError as error:
+        raise StoreError(f"folder {folder} cannot be written ({error.strerror or error}): give another one with --out") from error
     options = SimulateOptions(
         inputs=(str(inputs),),
         out=log,
@@ -68,10 +70,12 @@ def demo(folder: Path) -> None:
     if not found.identical or found.root is None:
         raise StoreError(f"log {log} is damaged: {'; '.join(found.problems) or 'scenes are not finished'}; run the demo again")
     console.print(Text(f"replay: identical, {found.num_scenes} scenes, {found.num_turns} turns, root {found.root.hex()}"), soft_wrap=True)
+    # As it was called: the script is not on everybody's PATH.
+    program = sys.argv[0] if Path(sys.argv[0]).name == "matrix" else "matrix"
     console.print("\nTry next:")
     for command in (
-        f"matrix show {log} 2 --reveal",
-        f"matrix show {log} 0 --turn critique --prompt --reveal",
-        f'matrix sql {log} "SELECT kind, count(*) AS turns, sum(generated_tokens) AS tokens FROM turn GROUP BY kind"',
+        f"{program} show {log} 2 --reveal",
+        f"{program} show {log} 0 --turn critique --prompt --reveal",
+        f'{program} sql {log} "SELECT kind, count(*) AS turns, sum(generated_tokens) AS tokens FROM turn GROUP BY kind"',
     ):
         console.print(Text(f"  {command}"), soft_wrap=True)

@@ -145,7 +145,9 @@ class Engine:
         """Whether to run deterministically, and why."""
         if options.deterministic is False:
             return False, "switched off"
-        if self.facts.recurrent or self.facts.hybrid:
+        if options.batch > DEFAULT_BATCH:
+            reason = f"the same bits were measured for batches of at most {DEFAULT_BATCH} tokens"
+        elif self.facts.recurrent or self.facts.hybrid:
             reason = "recurrent state cannot be taken back to a prefix"
         elif options.gpu_layers == 0 and self.facts.ftype != _Q8_0:
             # Measured: on CPU, the other formats' kernels depend on company, in too few places for a short test to be sure to see it.

@@ -139,6 +139,8 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
         )
         prompts = Prompts(files, settings, system=options.system, template=engine.template, context=engine.context)
 
+        record = RunRecord(run_id=str(uuid.uuid4()), config=config, execution=_execution(options, engine))
+
         def list_scenes(lister: SceneLister) -> None:
             for instruction in reader:
                 lister.add(
@@ -148,8 +150,8 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
                     response=instruction.response,
                     meta=msgspec.json.encode(instruction.meta).decode(),
                 )
+            record.execution.dropped.update(sorted(reader.dropped.items()))
 
-        record = RunRecord(run_id=str(uuid.uuid4()), config=config, execution=_execution(options, engine, reader))
         with Log.create(options.out, record, list_scenes, overwrite=options.overwrite) as log:
             for reason, count in sorted(reader.dropped.items()):
                 reporter.line(f"left out {count}: {reason}")
@@ -170,17 +172,23 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
         MatrixError: the log or the model cannot be used, or is not the run's.
     """
     reporter = reporter or Silent()
-    engine = engine or EngineOptions()
-    engine.check()
     with Log.open(path, read_only=False) as log:
         config = log.record.config
+        engine = engine or EngineOptions(gpu_layers=log.record.execution.gpu_layers)
+        engine.check()
         function = find_scene(config.scene)
         prompts = recorded_prompts(config)
+        execution = log.record.execution
+        if config.deterministic and (execution.llama_cpp, execution.device) != (_build(), "gpu" if engine.gpu_layers else "cpu"):
+            reporter.line(
+                f"the run was begun on {execution.device} with {execution.llama_cpp}: here its text may go on otherwise, and the root "
+                "hash be another"
+            )
         if log.num_finished() == log.num_scenes():
             reporter.line("every scene is finished: there is nothing to resume")
             return run(log, prompts, function, None, window=1, reporter=reporter)
         options = replace(engine, context=config.context, deterministic=config.deterministic)
-        with Engine(model or log.record.execution.model_path, options, announce=reporter.line) as opened:
+        with Engine(model or execution.model_path, options, announce=reporter.line) as opened:
             if opened.model_hash.hex() != config.model:
                 raise ModelError(f"model {opened.path} is not the one that {path} was begun with: give that file with --model")
             reporter.line(opened.summary)
@@ -256,12 +264,12 @@ def run(
     )
 
 
-def _execution(options: SimulateOptions, engine: Engine, reader: Reader) -> Execution:
+def _execution(options: SimulateOptions, engine: Engine) -> Execution:
     return Execution(
         model_path=options.model if options.model.startswith("hf:") else str(engine.path.absolute()),
         model_description=engine.facts.description,
-        llama_cpp=f"llama-cpp-python {LLAMA_CPP_VERSION}; {system_info()}",
-        device=f"{platform.machine()} {platform.system()}",
+        llama_cpp=_build(),
+        device="cpu" if options.engine.gpu_layers == 0 else "gpu",
         gpu_layers=options.engine.gpu_layers,
         kv="isolated f16",
         parallel=engine.parallel,
@@ -270,11 +278,15 @@ def _execution(options: SimulateOptions, engine: Engine, reader: Reader) -> Exec
         prefix_reuse=options.engine.prefix_reuse,
         self_test=engine.self_test,
         inputs=list(options.inputs),
-        dropped=dict(sorted(reader.dropped.items())),
+        dropped={},
         prompts_dir="" if options.prompts_dir is None else str(options.prompts_dir.absolute()),
         config_file="" if options.config_file is None else str(options.config_file.absolute()),
         versions={name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
     )
+
+
+def _build() -> str:
+    return f"llama-cpp-python {LLAMA_CPP_VERSION}; {platform.machine()}; {system_info()}"
 
 
 def _version(package: str) -> str:

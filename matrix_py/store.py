@@ -29,6 +29,7 @@ COMMIT_INTERVAL_S = 0.05
 MAX_PENDING_ROWS = 50_000
 # Scenes read from the log at a time.
 _PAGE = 500
+_HASH_BYTES = 32
 # Older DuckDB releases open files of this storage version.
 _STORAGE_VERSION = "v1.2.0"
 _LOCK_HOLDER = re.compile(r"held in (.*?) \(PID (\d+)\)")
@@ -48,7 +49,8 @@ class Log:
     def create(cls, path: Path, record: RunRecord, scenes: Callable[["SceneLister"], None], *, overwrite: bool) -> Self:
         """Make a log that holds a run's record and the scenes of its input, and open it for writing.
 
-        The file appears under its name when it is whole. `scenes` is called with a `SceneLister` and adds them.
+        The file appears under its name when it is whole. `scenes` is called with a `SceneLister` and adds them; what it adds to
+        `record.execution.dropped` is recorded.
 
         Raises:
             StoreError: the file exists and `overwrite` is false, or it cannot be written.
@@ -61,6 +63,10 @@ class Log:
             with _one_line(path), contextlib.closing(_connect(draft, new=True)) as connection:
                 connection.execute(f"ATTACH {_quoted(listing)} AS input")
                 connection.execute(_sql("schema.sql"))
+                lister = SceneLister(connection, record.config.scene)
+                scenes(lister)
+                lister.finish()
+                # After the scenes: what was left out of the input is known only now.
                 connection.execute(
                     "INSERT INTO run VALUES (?, ?, ?, ?, NULL, ?)",
                     [
@@ -71,9 +77,6 @@ class Log:
                         datetime.now(UTC).replace(tzinfo=None),
                     ],
                 )
-                lister = SceneLister(connection, record.config.scene)
-                scenes(lister)
-                lister.finish()
                 connection.execute(_sql("views.sql"))
                 connection.execute("CHECKPOINT")
             with _one_line(path):
@@ -136,11 +139,12 @@ class Log:
         with contextlib.closing(cursor), _one_line(self.path):
             # Decided once: the run itself finishes scenes while this goes on.
             condition = "WHERE scene NOT IN (SELECT scene FROM events WHERE kind = 'SceneFinished')" if unfinished_only else ""
-            cursor.execute(f"CREATE TEMP TABLE todo AS SELECT * FROM scenes {condition}")
+            cursor.execute(f"CREATE TEMP TABLE todo AS SELECT scene, position FROM scenes {condition}")
             position = -1
             while True:
                 cursor.execute(
-                    "CREATE OR REPLACE TEMP TABLE page AS SELECT * FROM todo WHERE position > ? ORDER BY position LIMIT ?",
+                    "CREATE OR REPLACE TEMP TABLE page AS SELECT scenes.* FROM scenes "
+                    "JOIN (FROM todo WHERE position > ? ORDER BY position LIMIT ?) USING (scene, position)",
                     [position, _PAGE],
                 )
                 page = cursor.execute(_sql("page_scenes.sql")).fetchall()
@@ -150,6 +154,9 @@ class Log:
                     scene: StoredScene(scene, self._text(instruction), self._text(response) if response_hash else None, occurrence)
                     for _, scene, instruction, response_hash, response, occurrence in page
                 }
+                for scene in stored:
+                    if len(scene) != _HASH_BYTES:
+                        raise FormatError(f"{self.path} lists a scene whose id {scene.hex()!r} is no hash: it was changed after the run")
                 for scene, seq, payload, digest in cursor.execute(_sql("page_events.sql")).fetchall():
                     events = stored[scene].events
                     if seq != len(events):
@@ -164,17 +171,19 @@ class Log:
                 yield from stored.values()
 
     def root(self) -> bytes | None:
-        """Return the root hash over the run's configuration and its scenes; None while some are not finished."""
+        """Return the root hash over the run's configuration and its scenes; None while some are not finished or hold no hash."""
         if self.num_finished() < self.num_scenes():
             return None
         cursor = self._connection.cursor()
-        with contextlib.closing(cursor):
+        # A ValueError is a hash of another length, which somebody changed: replay says where.
+        with contextlib.closing(cursor), _one_line(self.path), contextlib.suppress(ValueError):
             cursor.execute(
                 "SELECT s.scene, e.hash FROM scenes s JOIN events e USING (scene) WHERE e.kind = 'SceneFinished' ORDER BY s.position"
             )
             rows = (row for chunk in iter(lambda: cursor.fetchmany(1000), []) for row in chunk)
             # Of the configuration as it was written: what this version does not know of it counts, too.
             return _core.run_root(_core.blake3(str(self._one("SELECT config FROM run")).encode()), rows)
+        return None
 
     def problems(self) -> list[str]:
         """Return what is wrong with the log as a whole: rows that belong to nothing, and texts that are not what they were."""
@@ -197,8 +206,8 @@ class Log:
 
     def recorded_root(self) -> bytes | None:
         """Return the root hash that was recorded when the run finished."""
-        found = self._connection.execute("SELECT root FROM run").fetchone()
-        return None if found is None or found[0] is None else bytes(found[0])
+        root = self._one("SELECT root FROM run")
+        return None if root is None else bytes(root)
 
     def query(self, statement: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one SQL statement and return the column names and all rows.
@@ -214,7 +223,8 @@ class Log:
             raise StoreError(f"SQL on {self.path}: {_first_line(error)}") from error
 
     def _one(self, statement: str) -> Any:
-        found = self._connection.execute(statement).fetchone()
+        with _one_line(self.path):
+            found = self._connection.execute(statement).fetchone()
         return None if found is None else found[0]
 
     def _text(self, text: str | None) -> str:
@@ -348,7 +358,8 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise StoreError(f"output {path} exists: choose another name, or give --overwrite to replace it")
     if not path.parent.is_dir():
         raise StoreError(f"folder {path.parent} of output {path.name} does not exist: make it first")
-    probe = path.with_name(f".{path.name}.probe")
+    # The longest name that is made beside the log.
+    probe = path.with_name(f".{path.name}.input.wal")
     try:
         probe.touch()
         probe.unlink()

@@ -34,6 +34,7 @@ class RunProgress:
         self._progress: Progress | None = None
         self._task: Any = None
         self._start = 0.0
+        self._before = 0  # scenes that were done with at the start: a resumed run has some, and they took no time
         self._last = 0.0
 
     def line(self, text: str) -> None:
@@ -46,7 +47,8 @@ class RunProgress:
         if self._quiet:
             return
         now = monotonic()
-        self._start = self._start or now
+        if not self._start:
+            self._start, self._before = now, counts.scenes
         status = self._status(counts, num_open, now)
         if not notices.is_terminal:
             self._last = self._last or now
@@ -69,19 +71,22 @@ class RunProgress:
             self._task = self._progress.add_task("", total=num_scenes, status="", eta="")
         self._progress.update(self._task, completed=counts.scenes, status=status, eta=self._eta(counts, num_scenes, now))
 
+    def replayed(self, counts: Counts, num_scenes: int) -> None:
+        """Show how far a replay is."""
+        self.progress(counts, 0, num_scenes)
+
     def _status(self, counts: Counts, num_open: int, now: float) -> str:
         seconds = max(now - self._start, 1e-3)
-        parts = [f"{num_open} under way", f"{counts.live_turns} turns", f"{counts.generated_tokens / seconds:.0f} tok/s"]
+        parts = [f"{num_open} under way", f"{counts.turns} turns"]
+        parts += [f"{counts.generated_tokens / seconds:.0f} tok/s"] if counts.generated_tokens else []
         parts += [f"{count} {name}" for name, count in (("failed", counts.failed), ("left open", counts.open)) if count]
         return ", ".join(parts)
 
     def _eta(self, counts: Counts, num_scenes: int, now: float) -> str:
-        """Time left, from the turns of the finished scenes: a run that was resumed has scenes that took no time."""
-        done_here = counts.completed + counts.failed
-        if counts.live_turns == 0 or done_here == 0:
+        done_here = counts.scenes - self._before
+        if done_here == 0:
             return "ETA unknown"
-        left = max(num_scenes - counts.scenes, 0) * (now - self._start) / max(done_here, 1)
-        return f"ETA {_duration(left)}"
+        return f"ETA {_duration((num_scenes - counts.scenes) * (now - self._start) / done_here)}"
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +110,7 @@ def print_summary(summary: RunSummary) -> None:
     share = counts.cached_tokens / max(counts.prompt_tokens, 1)
     console.print(
         Text(
-            f"{summary.path}: {summary.num_finished} of {summary.num_scenes} scenes finished"
+            f"{readable(str(summary.path))}: {summary.num_finished} of {summary.num_scenes} scenes finished"
             + (f" ({counts.failed} of them failed)" if counts.failed else "")
             + f", {counts.live_turns} turns in {_duration(summary.wall_s)} ({rate:.2f} turns/s, "
             + f"{counts.generated_tokens} tokens generated, {share:.0%} of prompt tokens from cache)"
@@ -117,7 +122,7 @@ def print_summary(summary: RunSummary) -> None:
     for line in counts.errors:
         notices.print(Text(f"left open: {readable(line)}"), soft_wrap=True)
     if summary.num_finished < summary.num_scenes:
-        notices.print(Text(f"not finished: go on with: matrix resume {summary.path}"), soft_wrap=True)
+        notices.print(Text(f"not finished: go on with: matrix resume {readable(str(summary.path))}"), soft_wrap=True)
 
 
 def print_parts(parts: Sequence[Part], *, reveal: bool) -> None:

@@ -141,6 +141,7 @@ BAD_RUNS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "output in a folder that is not there": ({"--out": "none/run.duckdb"}, ("folder none", "does not exist")),
     "output under a file": ({"--out": "diary/run.duckdb"}, ("folder diary", "does not exist")),
     "output with a name that is too long": ({"--out": "a" * 300}, ("name too long",)),
+    "output with a name too long for its draft": ({"--out": "a" * 246}, ("name too long",)),
 }
 if Path("/proc/self").is_dir():
     # Nobody can make files here, not even root.
@@ -193,8 +194,16 @@ BAD_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model that is another one": (("resume", "open.duckdb", "--model=other.gguf", "--quiet", "--threads=1"), ("other.gguf", "not the one")),
     "unknown command": (("frobnicate",), ("frobnicate",)),
     "missing argument": (("simulate", "in.jsonl"), ("Missing option", "--out")),
-    "demo under a file": (("demo", "--out=diary/demo"), ("folder diary/demo", "cannot be made")),
 }
+
+
+@pytest.mark.parametrize("folder", ["diary/demo", *(["/proc"] if Path("/proc/self").is_dir() else [])])
+def test_a_demo_that_cannot_be_written_ends_in_one_line(place: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", folder]) == 2
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.fullmatch(rf"This demo .+\nerror: folder {folder} cannot be written .+--out\n", shown.err)
 
 
 @pytest.mark.parametrize(("arguments", "parts"), BAD_READS.values(), ids=BAD_READS)
@@ -387,13 +396,13 @@ class TestSql:
 
     def test_csv(self, hostile: tuple[Path, ScriptedModel], capsys: pytest.CaptureFixture[str]) -> None:
         path, _ = hostile
-        statement = "SELECT position, instruction || chr(10) || 'and \"more\", ' AS text, NULL AS none FROM scene ORDER BY 1"
+        statement = 'SELECT position AS "p\x1b[31m", instruction || chr(10) || \'and "more", \' AS text, NULL AS none FROM scene ORDER BY 1'
 
         assert main(["sql", str(path), statement, "--format", "csv"]) == 0
 
         out = capsys.readouterr().out
         rows = list(csv.reader(io.StringIO(out)))
-        assert rows[0] == ["position", "text", "none"]
+        assert rows[0] == [r"p\x1b[31m", "text", "none"]
         assert rows[2] == ["1", 'Why?\nand "more", ', ""]
         assert rows[1][1].startswith(r"What is \x1b[31mred")
         assert "\x1b" not in out

@@ -75,7 +75,8 @@ def test_the_root_is_the_same_however_the_run_is_executed(work: Path, root: byte
 def test_after_kill_9_resume_asks_nothing_twice_and_ends_in_the_same_root(work: Path, root: bytes) -> None:
     path = work / "killed.duckdb"
     script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_determinism as t; from matrix_py import simulate; "
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_determinism as t; "
+        "from matrix_py import simulate; "
         "simulate(t.options(Path(sys.argv[2]), 'killed', parallel=3))"
     )
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(work)]

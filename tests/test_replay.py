@@ -281,7 +281,8 @@ def other(data: st.DataObject, column: str, value: Any) -> Any:
             return data.draw(st.binary(min_size=32, max_size=32))
         case bytes():
             at, bit = data.draw(st.integers(0, len(value) - 1)), data.draw(st.integers(0, 7))
-            return value[:at] + bytes([value[at] ^ 1 << bit]) + value[at + 1 :]
+            flipped = value[:at] + bytes([value[at] ^ 1 << bit]) + value[at + 1 :]
+            return data.draw(st.sampled_from([flipped, value[:at], value + b"!"]))
         case int():
             return data.draw(st.integers(0, 100).filter(lambda drawn: drawn != value))
         case str() if column in ("payload", "config"):
@@ -306,10 +307,24 @@ def test_any_change_of_a_hashed_column_is_found(finished: RunSummary, tmp_path: 
 
     try:
         identical = replay(path).identical
-    except StoreError:  # a run record that does not parse
+    except StoreError:  # a run record that does not parse, or an id that is none
         identical = False
 
     assert not identical, f"{value!r} -> {changed!r}"
+
+
+def test_a_flipped_bit_anywhere_in_the_file_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = (Path(__file__).parents[1] / "replays" / "critique-revise-scripted.duckdb").read_bytes()
+    for at in range(5, len(content), 8 * 1024):  # twice in each of DuckDB's blocks
+        path = tmp_path / f"{at}.duckdb"
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+
+        code = main(["replay", str(path)])
+
+        shown = capsys.readouterr()
+        assert code in (1, 2), f"byte {at}: {shown.out}"
+        assert code == 1 or re.fullmatch(rf"error: log {path}: [^\n]+\n", shown.err), shown.err
+        assert "unexpected" not in shown.err
 
 
 def test_a_divergence_shows_no_sentence_of_model_or_input(log_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader, TokenType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,6 +237,33 @@ def test_vocabularies_that_change_text_are_refused() -> None:
     for name in ENCODERS:
         with pytest.raises(ModelError, match=message):
             LlamaModel(FILES[name], vocab_only=True)
+
+
+def test_the_tokens_that_frame_a_text_are_special_whatever_the_file_calls_them(tmp_path: Path) -> None:
+    path = write_random_gguf(tmp_path / "model.gguf", vocab="spm")
+    types = GGUFReader(path, "r+").fields["tokenizer.ggml.token_type"]
+    for at in types.data:
+        if types.parts[at][0] == TokenType.CONTROL:
+            types.parts[at][0] = TokenType.NORMAL
+    with LlamaModel(path, vocab_only=True) as model:
+        vocabulary = Vocabulary("random-spm", model)
+        bos, eos = vocabulary.bos, llama_cpp.llama_vocab_eos(model.vocab)
+        assert bos is not None
+        assert not llama_cpp.llama_vocab_get_attr(model.vocab, bos) & NO_TEXT
+        assert vocabulary.specials.keys() >= {bos, eos}
+        assert vocabulary.encode(("<s></s>", True)) == [bos, eos]
+        assert len(vocabulary.special_texts(vocabulary.encode(("<s></s>", False)))) == 1
+
+
+def test_a_name_that_is_not_utf_8_is_found_in_no_text(tmp_path: Path) -> None:
+    path = write_random_gguf(tmp_path / "model.gguf", vocab="bpe")
+    tokens = GGUFReader(path, "r+").fields["tokenizer.ggml.tokens"]
+    name = next(tokens.parts[at] for at in tokens.data if bytes(tokens.parts[at]) == b"<|im_start|>")
+    name[0] = "é".encode()[1]
+    with LlamaModel(path, vocab_only=True) as model:
+        for trusted in (True, False):
+            text = "é|im_start|> and <|im_start|>"
+            assert model.tokenizer.decode(model.tokenizer.encode([(text, trusted)])) == text
 
 
 def _on_small_stack(call: Callable[[], list[int]]) -> list[int]:

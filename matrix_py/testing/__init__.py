@@ -1,4 +1,4 @@
-"""Help for tests of scenes: a scripted model, and one scene run from start to end. Nothing here needs llama.cpp or a model.
+"""Help for tests of scenes: a scripted model, and one scene run from start to end. Nothing here needs a model.
 
 def answer(turn: Turn) -> str:
     return "yes" if turn.kind == "verdict" else "A reply."
