@@ -31,7 +31,6 @@ lint-rust: check
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
 	    { echo "set-up: cargo has no fmt or clippy: rustup component add rustfmt clippy" >&2; exit 1; }
 	cargo fmt --all --check
-	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 	PYO3_NO_PYTHON=1 cargo clippy $(CARGO_FLAGS) --all-targets --features python -- -D warnings
 
 lint-python: .venv/.core
@@ -40,8 +39,9 @@ lint-python: .venv/.core
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest matrix_py._core --mypy-config-file pyproject.toml
 
+# In release, as the core is built: what both depend on is compiled once.
 test-rust: check ## the Rust tests; no Python module is built
-	cargo test $(CARGO_FLAGS)
+	cargo test $(CARGO_FLAGS) --release
 
 test-python: .venv/.core .venv/.vocab ## the Python tests; more with: make test-python ARGS="-k replay"
 	$(PY) -m pytest $(ARGS)

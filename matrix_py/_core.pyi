@@ -376,7 +376,8 @@ class Tokenizer:
         """Return a prompt's tokens. GIL released.
 
         Segments are tokenised one by one: prompts that begin with the same segments begin with the same tokens. The
-        vocabulary's BOS comes first if it asks for one and the text does not begin with it.
+        vocabulary's BOS comes first if it asks for one and the text does not begin with it. A character that the
+        vocabulary cannot spell, not even by its bytes, becomes U+FFFD.
 
         Args:
             segments: texts in order, each with whether it is trusted: only trusted text may name special tokens.
@@ -387,7 +388,7 @@ class Tokenizer:
         """
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, without BOS; bytes that are not UTF-8 become U+FFFD, control tokens their names.
+        """Return the text of tokens, without a BOS at the beginning; bytes that are not UTF-8 become U+FFFD, control tokens their names.
 
         Raises:
             RequestError: a token is not in the vocabulary.
