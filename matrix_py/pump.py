@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from matrix_py import _core
-from matrix_py.errors import DivergenceError, EngineError, MatrixError
+from matrix_py.errors import DivergenceError, EngineError, MatrixError, RequestError
 from matrix_py.prompts import Prompts
 from matrix_py.scene.context import Done, Scene, SceneFunction, TurnTooLong
 from matrix_py.types import Event, FormFellBack, SceneEnd, SceneFinished, SceneStarted, StoredScene, encode
@@ -238,7 +238,10 @@ class Pump:
             raise self._divergence(
                 open_scene, open_scene.next_seq, f"request {request.hex()} of turn {name}", f"request {turn.request.hex()}"
             )
-        return _core.Completion(turn, text=text, outcome=outcome, finish=finish)
+        try:
+            return _core.Completion(turn, text=text, outcome=outcome, finish=finish)
+        except RequestError as error:  # a name that no engine writes
+            raise self._divergence(open_scene, open_scene.next_seq, "a completion", str(error)) from error
 
     def _missing(self, open_scene: _OpenScene) -> None:
         """In a replay, a turn waits for a completion that the log does not hold: fine where the scene was left open there."""

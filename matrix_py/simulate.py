@@ -15,6 +15,7 @@ from matrix_py import _core
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import ConfigError, ModelError
 from matrix_py.instructions import Dialogue, Reader
+from matrix_py.models import hub
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.models.llama import LLAMA_CPP_VERSION, system_info
 from matrix_py.prompts import Prompts, load_files, load_settings
@@ -188,9 +189,11 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
             reporter.line("every scene is finished: there is nothing to resume")
             return run(log, prompts, function, None, window=1, reporter=reporter)
         options = replace(engine, context=config.context, deterministic=config.deterministic)
-        with Engine(model or execution.model_path, options, announce=reporter.line) as opened:
-            if opened.model_hash.hex() != config.model:
-                raise ModelError(f"model {opened.path} is not the one that {path} was begun with: give that file with --model")
+        model_path = hub.resolve(model or execution.model_path)
+        # Before it is opened: of another model, the engine may only say that it cannot do what this one could.
+        if _core.hash_file(str(model_path)).hex() != config.model:
+            raise ModelError(f"model {model_path} is not the one that {path} was begun with: give that file with --model")
+        with Engine(str(model_path), options, announce=reporter.line) as opened:
             reporter.line(opened.summary)
             return run(log, prompts, function, opened, window=2 * opened.parallel, reporter=reporter, stats=opened.stats)
 
