@@ -99,7 +99,7 @@ class Engine:
         if self.template.is_plain and options.chat_template is None:
             announce(f"{self.path.name} has no chat template: prompts use plain headings (--chat-template NAME chooses another)")
         self.context = _context(options.context, self.facts)
-        self.threads = options.threads or os.cpu_count() or 1
+        self.threads = options.threads or _available_cpus()
         # Of the weights that the log pins, before they are used.
         self.model_hash = _core.hash_file(self.path)
         self._model = LlamaModel(self.path, gpu_layers=options.gpu_layers)
@@ -165,9 +165,11 @@ class Engine:
     def _self_test(self, options: EngineOptions) -> list[str]:
         # Longer prompts test more; those of a large model on CPU would take minutes.
         wanted = 300 if self.facts.n_params < 1_000_000_000 or options.gpu_layers else 96
-        prompt = max(_core.MIN_SELF_TEST_PROMPT, min(wanted, self.context - 8))
+        prompt = max(_core.MIN_SELF_TEST_PROMPT, min(wanted, self.context // 2 - 8))
         # Of its own sizes, so that the outcome depends on the model alone and not on --parallel or --batch.
-        shape = ContextShape(slots=_core.SELF_TEST_SLOTS, slot_context=prompt + 8, batch=DEFAULT_BATCH, threads=self.threads, exact=True)
+        shape = ContextShape(
+            slots=_core.SELF_TEST_SLOTS, slot_context=2 * prompt + 8, batch=DEFAULT_BATCH, threads=self.threads, exact=True
+        )
         with self._model.context(shape) as context:
             _, differing = _core.self_test(
                 tokenizer=self.tokenizer,
@@ -229,6 +231,11 @@ def _parallel(wanted: int | None, context: int, kv_bytes_per_token: int) -> int:
             "of memory are free: lower --parallel or --ctx"
         )
     return wanted
+
+
+def _available_cpus() -> int:
+    """CPUs that this process may use: more threads than that would wait for one another."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _available_bytes() -> int:

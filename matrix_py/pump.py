@@ -67,6 +67,12 @@ class _OpenScene:
         self.waiting = 0  # turns that the answerer has
         self.divergence: DivergenceError | None = None  # the first: it stands, even if the scene's code catches it
 
+    def check(self) -> None:
+        """Raise what keeps the scene from going on, even if its code caught it."""
+        error = self.divergence or self.scene.misuse
+        if error is not None:
+            raise error
+
 
 class Pump:
     """Drives scenes, a window of them at a time: memory does not grow with their number."""
@@ -107,6 +113,7 @@ class Pump:
         self._answerer = answerer
         self._window = window
         self._complete = complete
+        self._stopping = False
         self._on_progress = on_progress
         self._keep_up = keep_up
         self._open: dict[bytes, _OpenScene] = {}
@@ -123,7 +130,7 @@ class Pump:
         source = iter(scenes)
         more = True
         try:
-            while more or self._open:
+            while not self._stopping and (more or self._open):
                 more = self._fill(source)
                 if self._keep_up is not None:
                     self._keep_up()
@@ -134,10 +141,19 @@ class Pump:
                 if self._on_progress is not None:
                     self._on_progress(self.counts, len(self._open))
         finally:
-            # After an error or Ctrl-C: what the log holds is whole, and resume goes on from there.
+            # After an error or a stop: what the log holds is whole, and resume goes on from there.
             for open_scene in list(self._open.values()):
                 self._leave(open_scene)
+            if self._answerer is not None:
+                with contextlib.suppress(EngineError):
+                    # What is answered is paid for.
+                    for turn, result in self._answerer.collect(0.0):
+                        self._take(turn, result)
         return self.counts
+
+    def stop(self) -> None:
+        """Let `run` end after the round under way and leave the open scenes. May be called from a signal handler."""
+        self._stopping = True
 
     def _fill(self, source: Iterator[StoredScene]) -> bool:
         """Open scenes up to the window, as many as that at most, for some may end at once. False when there are no more."""
@@ -183,8 +199,7 @@ class Pump:
         return end
 
     def _append(self, open_scene: _OpenScene, event: Event) -> None:
-        if open_scene.divergence is not None:
-            raise open_scene.divergence
+        open_scene.check()
         payload = encode(event)
         seq, digest = self._log.append(open_scene.stored.scene, payload)
         open_scene.next_seq = seq + 1
@@ -210,8 +225,7 @@ class Pump:
         try:
             while ready:
                 asked = open_scene.coroutine.send(ready.popleft())  # None starts it
-                if open_scene.divergence is not None:
-                    raise open_scene.divergence
+                open_scene.check()
                 for turn in asked:
                     recorded = self._recorded(open_scene, turn)
                     if recorded is not None:
@@ -260,20 +274,31 @@ class Pump:
         if seq < len(stored):
             self._divergence(open_scene, seq, stored[seq].payload, "the end of the scene")
         if open_scene.divergence is not None:
-            self.counts.divergences.append(open_scene.divergence)
+            self._diverged(open_scene.divergence)
         elif end == "completed":
             self.counts.completed += 1
         else:
             self.counts.failed += 1
 
+    def _diverged(self, error: DivergenceError) -> None:
+        """A replay counts divergences and goes on. A run must not: it would mix what two versions of the code say in one log."""
+        # The traceback's frames hold the whole scene.
+        error.__traceback__ = error.__context__ = None
+        if self._answerer is not None:
+            raise error
+        self.counts.divergences.append(error)
+
     def _abandon(self, open_scene: _OpenScene, error: Exception) -> None:
         self._leave(open_scene)
+        seq, stored = open_scene.next_seq, open_scene.stored.events
+        text = str(error) if isinstance(error, MatrixError) else f"{type(error).__name__}: {error}"
+        if self._answerer is None and seq < len(stored):
+            self._divergence(open_scene, seq, stored[seq].payload, text)
         if open_scene.divergence is not None:
-            self.counts.divergences.append(open_scene.divergence)
+            self._diverged(open_scene.divergence)
             return
         self.counts.open += 1
         if len(self.counts.errors) < 5:
-            text = str(error) if isinstance(error, MatrixError) else f"{type(error).__name__}: {error}"
             self.counts.errors.append(f"scene {open_scene.stored.scene.hex()[:12]}: {text}")
 
     def _leave(self, open_scene: _OpenScene) -> None:

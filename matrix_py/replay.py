@@ -92,7 +92,8 @@ def replay(
         )
         counts = pump.run(log.scenes())
         root = log.root()
-        problems = [*counts.errors]
+        problems: list[str] = []
+        notes += [f"left open: {line}" for line in counts.errors]
         if recorded_root is not None and root != recorded_root and not counts.divergences:
             actual = "none, as scenes are missing their end" if root is None else root.hex()
             problems.append(f"root hash: expected {recorded_root.hex()}, actual {actual}: scenes or the configuration were changed")

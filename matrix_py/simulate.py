@@ -1,9 +1,12 @@
 """Simulating: make a log that lists the run's scenes, then drive those that are not finished. Resuming is the second half alone."""
 
+import contextlib
 import platform
+import signal
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +16,7 @@ import msgspec
 
 from matrix_py import _core
 from matrix_py.engine import Engine, EngineOptions
-from matrix_py.errors import ConfigError, ModelError
+from matrix_py.errors import ConfigError, EngineError, ModelError
 from matrix_py.instructions import Dialogue, Reader
 from matrix_py.models import hub
 from matrix_py.models.chat import ChatTemplate
@@ -188,7 +191,8 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
         if log.num_finished() == log.num_scenes():
             reporter.line("every scene is finished: there is nothing to resume")
             return run(log, prompts, function, None, window=1, reporter=reporter)
-        options = replace(engine, context=config.context, deterministic=config.deterministic)
+        # The recorded template is used; the model's own may be one that cannot be.
+        options = replace(engine, context=config.context, deterministic=config.deterministic, chat_template="plain")
         model_path = hub.resolve(model or execution.model_path)
         # Before it is opened: of another model, the engine may only say that it cannot do what this one could.
         if _core.hash_file(str(model_path)).hex() != config.model:
@@ -226,7 +230,6 @@ def run(
     event_log = _core.EventLog()
     num_scenes, before = log.num_scenes(), log.num_finished()
     start = time.monotonic()
-    interrupted = False
     writer = log.writer(event_log)
 
     def progress(counts: Counts, num_open: int) -> None:
@@ -244,13 +247,13 @@ def run(
         keep_up=writer.keep_up,
     )
     try:
-        pump.run(log.scenes(unfinished_only=True))
-    except KeyboardInterrupt:
-        interrupted = True
+        with _stopping_on_interrupt(pump.stop) as interrupts:
+            pump.run(log.scenes(unfinished_only=True))
+    except EngineError as error:
+        # Why the engine is gone was told to the turns that it had.
+        raise EngineError("; ".join([str(error), *pump.counts.errors[:1]])) from error
     finally:
         writer.close()
-    if pump.counts.divergences:
-        raise pump.counts.divergences[0]
     root = log.root()
     if root is not None:
         log.set_root(root)
@@ -261,10 +264,32 @@ def run(
         num_finished=log.num_finished(),
         counts=pump.counts,
         wall_s=time.monotonic() - start,
-        interrupted=interrupted,
+        interrupted=bool(interrupts),
         max_commit_s=writer.max_commit_s,
         engine_stats=stats(),
     )
+
+
+@contextlib.contextmanager
+def _stopping_on_interrupt(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Let Ctrl-C call `stop`, and collect the signals. As an exception it could strike anywhere: in a scene's code, whose `finally` would
+    then write events that no other run has, or between an answer and its recording. A second Ctrl-C is an exception again.
+    """
+    interrupts: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts  # signals are the main thread's
+        return
+
+    def handle(number: int, _: object) -> None:
+        interrupts.append(number)
+        signal.signal(signal.SIGINT, before)
+        stop()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _execution(options: SimulateOptions, engine: Engine) -> Execution:

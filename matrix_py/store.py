@@ -80,7 +80,8 @@ class Log:
                 connection.execute(_sql("views.sql"))
                 connection.execute("CHECKPOINT")
             with _one_line(path):
-                _remove(path)
+                # A log that is replaced leaves no write-ahead log that would pass for the new one's.
+                path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
                 draft.replace(path)
         finally:
             _remove(draft)

@@ -626,23 +626,21 @@ def recorded() -> StoredScene:
 
 
 def diverges(function: SceneFunction, stored: StoredScene, *, complete: bool = True, seed: int = 0) -> DivergenceError:
-    """Given a stored scene that the function does not derive, then replay and resume say so alike, and others go on."""
+    """Given a stored scene that the function does not derive, then replay counts that, and a run says the same and goes no further."""
+    log, counts = pump(function, [stored], None, complete=complete, seed=seed)
+    assert (counts.open, counts.completed, counts.failed) == (0, 0, 0)
+    (counted,) = counts.divergences
+    assert counted.__traceback__ is None, "a counted divergence keeps the whole scene alive"
     healthy = new_scenes(2)[1]
-    errors = []
-    for model in (None, ScriptedModel(by_request)):
-        log, counts = pump(function, [stored], model, complete=complete, seed=seed)
-        assert (counts.open, counts.completed, counts.failed) == (0, 0, 0)
-        errors += counts.divergences
-        if model is not None:
-            assert model.turns == []
-            assert log.core.drain() is None or not complete
-    assert len(errors) == 2
-    assert str(errors[0]) == str(errors[1])
-    assert errors[0].scene == stored.scene.hex()
-    log, counts = pump(function, [stored, healthy], ScriptedModel(by_request), seed=seed)
-    assert finished(log, healthy)
-    assert len(counts.divergences) == 1
-    return errors[0]
+    log, model = MemoryLog(), ScriptedModel(by_request)
+    with pytest.raises(DivergenceError) as raised:
+        pump(function, [stored, healthy], model, complete=complete, seed=seed, log=log)
+    assert (model.turns, log.open_scenes) == ([], [])
+    assert healthy.scene not in log.events
+    assert log.core.drain() is None or not complete
+    assert str(raised.value) == str(counted)
+    assert counted.scene == stored.scene.hex()
+    return counted
 
 
 def test_a_completion_to_another_request_is_a_divergence() -> None:
@@ -755,13 +753,14 @@ def test_scene_code_that_catches_everything_does_not_hide_a_divergence(seq: int)
     del stored.events[seq + 1 :]
     for number in range(seq, 3):
         del stored.completions[f"p{number}", 1]
-    for model in (None, says("ok")):
-        resumed, counts = pump(careless, [stored], model)
-        # Then that is the divergence, and nothing is written after it
-        assert [(error.seq, error.actual) for error in counts.divergences] == [(seq, original.payload)]
-        assert (counts.completed, counts.open) == (0, 0)
-        assert resumed.core.pending == 0
-        assert model is None or model.turns == []
+    # Then that is the divergence, and nothing is written after it
+    replayed, counts = pump(careless, [stored], None)
+    assert [(error.seq, error.actual) for error in counts.divergences] == [(seq, original.payload)]
+    assert (counts.completed, counts.open, replayed.core.pending) == (0, 0, 0)
+    resumed, model = MemoryLog(), says("ok")
+    with pytest.raises(DivergenceError, match=f"diverges at seq {seq}"):
+        pump(careless, [stored], model, log=resumed)
+    assert (resumed.core.pending, model.turns) == (0, [])
 
 
 # The window -----------------------------------------------------------------------------------------------------------
@@ -995,3 +994,22 @@ def test_a_request_error_is_no_completion() -> None:
     # Given an answerer that finds out late, then it is treated as at submit: the scene stays open
     _, counts = pump(scene_of(RICH), new_scenes(1), ScriptedModel(lambda turn: RequestError("an empty prompt")))
     assert (counts.open, counts.live_turns) == (1, 0)
+
+
+def test_a_path_used_twice_ends_the_scene_even_if_a_branch_catches_it() -> None:
+    """Which branch comes second depends on timing, so nothing after it may reach the log."""
+
+    async def branch(scene: Scene, first: str) -> None:
+        await scene.turn("say", path=first, text="x")
+        try:
+            await scene.turn("say", path="common", text="x")
+        except SceneError:
+            scene.emit(Noted(text=first))
+
+    async def scene_code(scene: Scene) -> None:
+        await scene.gather(branch(scene, "a"), branch(scene, "b"))
+
+    trace = run_scene(scene_code, "x", ScriptedModel(lambda _: "y"), prompts=make_prompts({"say": "{text}"}))
+    assert trace.counts.open == 1
+    assert "used twice" in trace.counts.errors[0]
+    assert [event["kind"] for event in trace.events] == ["SceneStarted"]

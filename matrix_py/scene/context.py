@@ -54,6 +54,7 @@ class Scene:
         self._seed = seed
         self._emit = emit
         self._paths: set[str] = set()
+        self.misuse: SceneError | None = None  # what keeps the scene from going on; the pump looks for it
 
     def emit(self, event: Event) -> None:
         """Append an event to the scene; in a branch of `gather`, to the branch until all are joined."""
@@ -84,7 +85,9 @@ class Scene:
         """
         path = path or kind
         if path in self._paths:
-            raise SceneError(f"path {path!r} is used twice in a scene: give each turn a path of its own")
+            # Which of two branches comes second depends on timing, so no scene may go on from here, even one that catches this.
+            self.misuse = SceneError(f"path {path!r} is used twice in a scene: give each turn a path of its own")
+            raise self.misuse
         if (form is None) != (fallback is None):
             raise SceneError(f"turn {path!r} needs a fallback if and only if it has a form")
         self._paths.add(path)

@@ -1,4 +1,4 @@
-//! Does this model give the same bits in any company? The same prompt and continuation are decoded in a dozen compositions that differ
+//! Does this model give the same bits in any company? The same prompt and continuation are decoded in fourteen compositions that differ
 //! only in what must not matter, and the logits are compared bit by bit. A model that passes may run in deterministic mode.
 //!
 //! It is a test, not a proof: it finds kernels that choose their order of summation by the shape of the batch, which is how llama.cpp's
@@ -10,7 +10,9 @@ use crate::model::Model;
 use crate::vocab::Token;
 
 /// Slots that the test needs.
-pub const SLOTS: usize = 4;
+pub const SLOTS: usize = 16;
+/// Rows of a rectangle when the sequence has company of its own length.
+const COMPANY: usize = 4;
 /// Tokens decoded after the prompt, one by one.
 pub const CONTINUATION: usize = 4;
 /// The shortest prompt that the compositions can be cut from.
@@ -32,13 +34,13 @@ pub struct Report {
 /// [`Error::Option`] when the model is too small for the test; [`Error::Decode`] when it fails.
 pub fn run(model: &mut dyn Model, tokens: &[Token], prompt: usize, threads: usize) -> Result<Report> {
     let limits = model.limits();
-    let longest = limits.context.saturating_sub(CONTINUATION);
+    let longest = limits.context.saturating_sub(CONTINUATION) / 2;
     if limits.slots < SLOTS || limits.batch < MIN_PROMPT || !(MIN_PROMPT..=longest).contains(&prompt) || tokens.is_empty() {
         let expected = format!("between {MIN_PROMPT} and {longest}, with {SLOTS} slots and a batch of {MIN_PROMPT} or more");
         return Err(Error::Option { name: "self-test prompt", value: prompt.to_string(), expected });
     }
-    let text = |seed: usize| (0..prompt + CONTINUATION).map(|i| tokens[(i * i * 7 + i * 31 + seed * 101) % tokens.len()]).collect();
-    let mut trial = Trial { model, texts: std::array::from_fn(text), prompt, threads };
+    let text = |seed: usize| (0..2 * prompt + CONTINUATION).map(|i| tokens[(i * i * 7 + i * 31 + seed * 101) % tokens.len()]).collect();
+    let mut trial = Trial { model, texts: [text(0), text(1)], prompt, threads };
     let reference = trial.run(&Composition::PLAIN)?;
     let mut differing = Vec::new();
     for composition in &COMPOSITIONS {
@@ -60,6 +62,8 @@ struct Composition {
     chunk: usize,
     /// Other sequences beside it in prefill and in decode.
     company: bool,
+    /// Fifteen others beside it in decode, fourteen of them much shorter and one twice as long.
+    crowd: bool,
     /// Prompt tokens taken over from another slot.
     copied: usize,
     /// The slot held another, longer sequence with the same beginning.
@@ -70,11 +74,20 @@ struct Composition {
 }
 
 impl Composition {
-    const PLAIN: Self =
-        Self { name: "repeated", slot: 0, chunk: usize::MAX, company: false, copied: 0, reused: false, moved: false, one_thread: false };
+    const PLAIN: Self = Self {
+        name: "repeated",
+        slot: 0,
+        chunk: usize::MAX,
+        company: false,
+        crowd: false,
+        copied: 0,
+        reused: false,
+        moved: false,
+        one_thread: false,
+    };
 }
 
-const COMPOSITIONS: [Composition; 12] = [
+const COMPOSITIONS: [Composition; 14] = [
     Composition::PLAIN,
     Composition { name: "on another slot", slot: 2, ..Composition::PLAIN },
     Composition { name: "in chunks of 2", chunk: 2, ..Composition::PLAIN },
@@ -82,6 +95,8 @@ const COMPOSITIONS: [Composition; 12] = [
     Composition { name: "in chunks of 33", chunk: 33, ..Composition::PLAIN },
     Composition { name: "in company", company: true, ..Composition::PLAIN },
     Composition { name: "in company, on another slot, in chunks of 12", slot: 3, chunk: 12, company: true, ..Composition::PLAIN },
+    Composition { name: "in a crowd of shorter and longer ones", crowd: true, ..Composition::PLAIN },
+    Composition { name: "in a crowd, on another slot, in chunks of 40", slot: 7, chunk: 40, crowd: true, ..Composition::PLAIN },
     Composition { name: "after a copied prefix", copied: 23, ..Composition::PLAIN },
     Composition { name: "after a copied prefix, in company", slot: 1, copied: 40, company: true, ..Composition::PLAIN },
     Composition { name: "on a slot used before", reused: true, chunk: 29, ..Composition::PLAIN },
@@ -91,8 +106,8 @@ const COMPOSITIONS: [Composition; 12] = [
 
 struct Trial<'a> {
     model: &'a mut dyn Model,
-    /// The text of each slot: that of the compared sequence is the first, the company has the others.
-    texts: [Vec<Token>; SLOTS],
+    /// The compared text, and that of all company.
+    texts: [Vec<Token>; 2],
     prompt: usize,
     threads: usize,
 }
@@ -106,7 +121,7 @@ impl Trial<'_> {
         }
         let mut slot = composition.slot;
         let mut done = 0;
-        let donor = (slot + 1) % SLOTS;
+        let donor = (slot + 1) % COMPANY;
         if composition.copied > 0 {
             self.decode(donor, 1, 0, self.prompt)?;
             self.model.copy(donor, slot);
@@ -119,9 +134,9 @@ impl Trial<'_> {
         }
         self.model.truncate(slot, done);
         // The company prefills and decodes whole rectangles with the sequence; before that it catches up with what was taken over.
-        let (first, rows) = if composition.company { (0, SLOTS) } else { (slot, 1) };
+        let (first, rows) = if composition.company { (0, COMPANY) } else { (slot, 1) };
         if done > 0 && rows > 1 {
-            for other in (0..SLOTS).filter(|&other| other != slot) {
+            for other in (0..COMPANY).filter(|&other| other != slot) {
                 self.decode_text(other, 1, 1, 0, done)?;
             }
         }
@@ -132,7 +147,7 @@ impl Trial<'_> {
             if left - width == 1 {
                 width = if width == 2 { 3.min(self.model.limits().batch / rows) } else { width - 1 };
             }
-            bits = self.rectangle(composition.slot, first, rows, done, width)?;
+            bits = self.rectangle(composition.slot, first, &vec![done; rows], width)?;
             done += width;
         }
         if composition.moved {
@@ -140,9 +155,18 @@ impl Trial<'_> {
             self.model.truncate(slot, 0);
             slot = donor;
         }
-        let first = if composition.company { 0 } else { slot };
-        for step in 0..CONTINUATION {
-            bits.extend(self.rectangle(slot, first, rows, self.prompt + step, 1)?);
+        let first = if composition.company || composition.crowd { 0 } else { slot };
+        let mut lengths = vec![self.prompt; rows];
+        if composition.crowd {
+            lengths = (0..SLOTS).map(|other| if other == donor { 2 * self.prompt } else { 8 + other }).collect();
+            for other in (0..SLOTS).filter(|&other| other != slot) {
+                self.decode_text(other, 1, 1, 0, lengths[other])?;
+            }
+            lengths[slot] = self.prompt;
+        }
+        for _ in 0..CONTINUATION {
+            bits.extend(self.rectangle(slot, first, &lengths, 1)?);
+            lengths.iter_mut().for_each(|length| *length += 1);
         }
         Ok(bits)
     }
@@ -170,9 +194,9 @@ impl Trial<'_> {
     }
 
     /// Decode a rectangle in which `slot` holds the compared text, and return the bits of its logits.
-    fn rectangle(&mut self, slot: usize, first: usize, rows: usize, position: usize, width: usize) -> Result<Vec<u32>> {
+    fn rectangle(&mut self, slot: usize, first: usize, positions: &[usize], width: usize) -> Result<Vec<u32>> {
         let mut rectangle = Rectangle::new(first, width);
-        for row in first..first + rows {
+        for (row, &position) in (first..).zip(positions) {
             // Any other text will do for the company, as long as a slot keeps its own.
             let text = usize::from(row != slot);
             rectangle.push_row(&self.texts[text][position..position + width], position, true);
@@ -226,7 +250,7 @@ mod tests {
     fn an_exact_model_passes() {
         for (prompt, batch) in [(48, 48), (61, 64), (100, 512)] {
             let report = run(&mut Scripted::new(SLOTS, 256, batch), &tokens(), prompt, 2).unwrap();
-            assert_eq!(report, Report { compositions: 12, differing: vec![] });
+            assert_eq!(report, Report { compositions: 14, differing: vec![] });
         }
     }
 
@@ -234,7 +258,10 @@ mod tests {
     fn a_model_that_depends_on_its_company_is_found_out() {
         let mut model = DependsOnCompany(Scripted::new(SLOTS, 256, 512), vec![], 1);
         let report = run(&mut model, &tokens(), 64, 2).unwrap();
-        assert!(report.differing.iter().all(|name| name.contains("company")) && report.differing.len() == 4, "{report:?}");
+        assert!(
+            report.differing.iter().all(|name| name.contains("company") || name.contains("crowd")) && report.differing.len() == 6,
+            "{report:?}"
+        );
     }
 
     #[test]

@@ -115,14 +115,22 @@ impl Sequence {
         let settings = &self.turn.sampling;
         let random = uniform(self.turn.key, self.generated.len() as u64);
         let path = || numbered_path(&self.turn.path, self.turn.attempt);
-        let failed = |reason: String| Error::Sampling { path: path(), reason };
-        let mask = self.form.as_mut().map(Form::mask).transpose().map_err(failed)?;
-        let token = choose(logits, settings, &self.generated, mask.as_ref(), random, &mut self.scratch)
-            .ok_or_else(|| failed("no token is left to choose: the model gave no usable logits, or the form allows nothing".into()))?;
-        if let Some(mask) = &mask {
-            let free = choose(logits, settings, &self.generated, None, random, &mut self.scratch);
-            self.facts.masked_tokens += u32::from(free.is_none_or(|free| !mask.is_allowed(free.cast_unsigned())));
-        }
+        let free = choose(logits, settings, &self.generated, None, random, &mut self.scratch)
+            .ok_or_else(|| Error::Sampling { path: path(), reason: "the model gave no usable logits".into() })?;
+        let token = match self.form.as_mut().map(Form::mask) {
+            None => free,
+            Some(mask) => {
+                let mask = mask.ok();
+                let bound = mask.as_ref().and_then(|mask| choose(logits, settings, &self.generated, Some(mask), random, &mut self.scratch));
+                let Some(bound) = bound else {
+                    // The form allows nothing, or llguidance gave up on it: that follows from the request, so it is an outcome.
+                    self.finish = Some(Finish::None);
+                    return Ok(());
+                };
+                self.facts.masked_tokens += u32::from(mask.is_some_and(|mask| !mask.is_allowed(free.cast_unsigned())));
+                bound
+            }
+        };
         if tokenizer.ends_turn(token) {
             self.finish = Some(if self.form.is_some() { Finish::Form } else { Finish::Eos });
             return Ok(());
@@ -131,8 +139,12 @@ impl Sequence {
         let before = self.text.len();
         self.text.extend_from_slice(tokenizer.bytes(token));
         let complete = match &mut self.form {
-            Some(form) => form.accept(token).map_err(|reason| Error::Sampling { path: path(), reason })?,
-            None => false,
+            Some(form) => form.accept(token),
+            None => Ok(false),
+        };
+        let Ok(complete) = complete else {
+            self.finish = Some(Finish::None);
+            return Ok(());
         };
         self.finish = if complete {
             Some(Finish::Form)

@@ -149,7 +149,7 @@ pub enum Finish {
     Form,
     /// The budget or the context was used up.
     Length,
-    /// Nothing was generated, because the prompt is too long.
+    /// Nothing more could be generated: the prompt is too long, or the form allows no token.
     None,
 }
 
