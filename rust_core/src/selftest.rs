@@ -166,7 +166,9 @@ impl Trial<'_> {
         }
         for _ in 0..CONTINUATION {
             bits.extend(self.rectangle(slot, first, &lengths, 1)?);
-            lengths.iter_mut().for_each(|length| *length += 1);
+            for length in &mut lengths {
+                *length += 1;
+            }
         }
         Ok(bits)
     }
