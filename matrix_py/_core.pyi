@@ -501,7 +501,7 @@ class Engine:
 def self_test(
     *, tokenizer: Tokenizer, context: int, slots: int, slot_context: int, batch: int, prompt_tokens: int, threads: int
 ) -> tuple[int, list[str]]:
-    """Decode the same tokens in a dozen compositions, and compare the logits bit by bit. GIL released.
+    """Decode the same tokens in fourteen compositions, and compare the logits bit by bit. GIL released.
 
     The compositions differ in what must not matter: chunks, company, slots, copied prefixes, threads.
 
@@ -509,7 +509,7 @@ def self_test(
         tokenizer: of the model that the context belongs to, not closed.
         context: address of a fresh `llama_context`, as for `Engine`; it is to be freed afterwards.
         slots: its sequences, at least `SELF_TEST_SLOTS`.
-        slot_context: tokens that a KV stream holds; 4 more than `prompt_tokens` or more.
+        slot_context: tokens that a KV stream holds; twice `prompt_tokens` and 4 more, or more: one of the company is that long.
         batch: tokens that a call to llama.cpp may hold, at least `MIN_SELF_TEST_PROMPT`.
         prompt_tokens: length of the prompt, at least `MIN_SELF_TEST_PROMPT`.
         threads: CPU threads; one composition uses a single one.
