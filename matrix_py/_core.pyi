@@ -82,8 +82,11 @@ class Sampling:
         repetition_penalty: float = 1.0,
         stop: Sequence[str] = ...,
         form: str | None = None,
+        choices: Sequence[str] = ...,
     ) -> Self:
         """Make and check settings. Floats are rounded to 32 bits, and it is these that a request's hash covers.
+
+        It covers everything but `choices`.
 
         Args:
             max_tokens: most tokens to generate, at least 1; the context may allow fewer.
@@ -95,6 +98,8 @@ class Sampling:
                 ones multiplied. 1 leaves them.
             stop: texts that end the turn, none empty; the completion stops before the first of them.
             form: a Lark grammar that binds the completion. It is parsed when the turn is submitted.
+            choices: the two texts between which the form decides, for `Completion.log_odds`, or none. Neither may be
+                empty or the beginning of the other. Nothing is recorded where they begin with the same letter or with a space.
 
         Raises:
             RequestError: a setting is out of range; the message names it.
@@ -111,6 +116,10 @@ class Sampling:
     @property
     def form(self) -> str | None:
         """The grammar that binds the completion, if there is one."""
+
+    @property
+    def choices(self) -> list[str]:
+        """The two texts whose log-odds are recorded, or none; a new list each time."""
 
 @final
 class Turn:
@@ -193,6 +202,7 @@ class Completion:
         cached_tokens: int = 0,
         generated_tokens: int = 0,
         masked_tokens: int = 0,
+        log_odds: float | None = None,
     ) -> Self:
         """Answer a turn with a text that is at hand.
 
@@ -205,6 +215,7 @@ class Completion:
             cached_tokens: see there.
             generated_tokens: see there.
             masked_tokens: see there.
+            log_odds: see there.
 
         Raises:
             RequestError: `outcome` or `finish` is not one of those names.
@@ -241,6 +252,16 @@ class Completion:
     @property
     def masked_tokens(self) -> int:
         """Tokens of the answer at which the choice without the form's mask would have broken the form."""
+
+    @property
+    def log_odds(self) -> float | None:
+        """The log-odds of the turn's two choices, ln P(first) - ln P(second) in nats, at the token where the form decided.
+
+        P is the model's own probability, before mask, penalty and temperature, summed over the tokens that the form allows
+        and that begin a choice or begin with it, whatever spaces come first. The form decides at the first token where it
+        allows such tokens of both choices, nothing else but spaces, and one of them is chosen. None where it does so
+        nowhere: without choices or form, in another form, or when the text ended before.
+        """
 
 @final
 class ArrowBatch:
@@ -280,7 +301,7 @@ class EventLog:
 
         Args:
             scene: id of an open scene, 32 bytes.
-            payload: the event in canonical form: `matrix_py.types.encode` writes it.
+            payload: the event in canonical form: `matrix_py.events.encode` writes it.
 
         Returns:
             The event's place in its scene, from 0, and its hash (32 bytes).
@@ -568,7 +589,7 @@ def draw(seed: int, scene: bytes, name: str, index: int) -> float:
 def form_accepts(form: str, text: str) -> bool:
     """Return whether a form accepts a whole text: what stands in for a model has to be held to it, too.
 
-    The grammar is compiled at each call, which takes a millisecond or more.
+    A grammar is compiled when a thread first asks for it, which takes milliseconds; a few hundred are kept.
 
     Args:
         form: a Lark grammar.

@@ -35,6 +35,13 @@ Reveal = Annotated[bool, typer.Option("--reveal", help="Show text that may be ha
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A log, as `simulate --out` wrote it.")]
 
 
+class Method(enum.StrEnum):
+    """The social scenes."""
+
+    MATRIX = "matrix"
+    PUBLISHED = "published"
+
+
 class TableFormat(enum.StrEnum):
     """How `sql` prints."""
 
@@ -55,7 +62,18 @@ def simulate(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN.duckdb", help="The log to write.")],
     model: Model,
-    scene: Annotated[str, typer.Option("--scene", help="vanilla, critique-revise, or package.module:function.")] = "critique-revise",
+    scene: Annotated[
+        str | None,
+        typer.Option("--scene", help="matrix, published, vanilla, critique-revise, or package.module:function. [default: matrix]"),
+    ] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option("--method", help="The social scene of MATRIX, made exact, or as its code was published: the scene of that name."),
+    ] = None,
+    roles: Annotated[int, typer.Option("--roles", help="Roles of a social scene besides the one who asks, 1 to 16.")] = 5,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of a social scene: acts in the asker's plan, 1 to 50.")] = 5,
+    interactions: Annotated[int, typer.Option("--interactions", help="Actions that may take place in a social scene.")] = 16,
+    depth: Annotated[int, typer.Option("--depth", help="Waves of reactions in a step, 1 to 10.")] = 1,
     limit: Annotated[int | None, typer.Option("--limit", help="Scenes at most.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of all random numbers of the run.")] = 0,
     dialogue: Annotated[
@@ -86,10 +104,13 @@ def simulate(
     """Run a scene around each instruction and write the log."""
     from matrix_py.engine import EngineOptions
     from matrix_py.instructions import Dialogue
-    from matrix_py.simulate import SimulateOptions
+    from matrix_py.simulate import DEFAULT_SCENE, SimulateOptions
     from matrix_py.simulate import simulate as run
     from matrix_py.terminal import RunProgress, print_summary
+    from matrix_py.types import Limits
 
+    if scene is not None and method is not None:
+        raise ConfigError(f"--scene {scene!r} and --method {method.value!r} both name a scene: give one of them")
     if dialogue not in list(Dialogue):
         raise ConfigError(f"--dialogue is {dialogue!r}: give {', '.join(Dialogue)}")
     engine = EngineOptions(
@@ -106,7 +127,8 @@ def simulate(
         inputs=tuple(inputs),
         out=out,
         model=model,
-        scene=scene,
+        scene=scene or (method.value if method is not None else DEFAULT_SCENE),
+        limits=Limits(roles=roles, steps=steps, interactions=interactions, depth=depth),
         seed=seed,
         limit=limit,
         dialogue=Dialogue(dialogue),

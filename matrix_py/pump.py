@@ -5,16 +5,17 @@ with those in the log, as far as they go. So replay is a run without an answerer
 """
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from matrix_py import _core
 from matrix_py.errors import DivergenceError, EngineError, MatrixError, RequestError
+from matrix_py.events import Event, ReplyFlawed, SceneEnd, SceneFinished, SceneStarted, TurnFellBack, encode
 from matrix_py.prompts import Prompts
-from matrix_py.scene.context import Done, Scene, SceneFunction, TurnTooLong
-from matrix_py.types import Event, FormFellBack, SceneEnd, SceneFinished, SceneStarted, StoredScene, encode
+from matrix_py.scene.context import Done, Scene, SceneFunction, TurnFailed
+from matrix_py.types import Limits, StoredScene
 
 
 class Answerer(Protocol):
@@ -35,6 +36,16 @@ class Answerer(Protocol):
 
 
 @dataclass(slots=True)
+class KindCounts:
+    """What the answerer was asked in turns of one kind."""
+
+    turns: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+
+
+@dataclass(slots=True)
 class Counts:
     """What became of the scenes and turns that a pump has driven."""
 
@@ -42,13 +53,21 @@ class Counts:
     failed: int = 0  # finished, with `end` failed: part of the log like any other
     open: int = 0  # left open by an engine error
     turns: int = 0  # turns answered, recorded ones included
-    live_turns: int = 0
-    generated_tokens: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
+    live: dict[str, KindCounts] = field(default_factory=dict)  # of the turns that the answerer answered, by kind
+    flaws: Counter[tuple[str, str]] = field(default_factory=Counter)  # flaw of a reply and what was done about it
     fallbacks: int = 0
     divergences: list[DivergenceError] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)  # the first few reasons why scenes stayed open
+
+    @property
+    def live_turns(self) -> int:
+        """Turns that the answerer answered."""
+        return sum(kind.turns for kind in self.live.values())
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens that the answerer generated."""
+        return sum(kind.generated_tokens for kind in self.live.values())
 
     @property
     def scenes(self) -> int:
@@ -83,6 +102,7 @@ class Pump:
         name: str,
         *,
         prompts: Prompts,
+        limits: Limits,
         seed: int,
         log: _core.EventLog,
         answerer: Answerer | None,
@@ -97,6 +117,7 @@ class Pump:
             function: the scene's code.
             name: the scene's name, part of each SceneStarted.
             prompts: prompts and settings.
+            limits: how far the social scene may go.
             seed: the run's seed.
             log: gives events their sequence numbers and hashes, and buffers what is new.
             answerer: answers the turns that the log does not hold; None for a replay.
@@ -108,6 +129,7 @@ class Pump:
         self._function = function
         self._name = name
         self._prompts = prompts
+        self._limits = limits
         self._seed = seed
         self._log = log
         self._answerer = answerer
@@ -172,6 +194,7 @@ class Pump:
             stored.response,
             seed=self._seed,
             prompts=self._prompts,
+            limits=self._limits,
             emit=lambda event: self._append(open_scene, event),
         )
         open_scene = _OpenScene(stored, scene, self._drive(scene, stored))
@@ -193,7 +216,7 @@ class Pump:
         reason = ""
         try:
             await self._function(scene)
-        except TurnTooLong as error:
+        except TurnFailed as error:
             end, reason = "failed", str(error)
         scene.emit(SceneFinished(count=self._open[stored.scene].next_seq, end=end, reason=reason))
         return end
@@ -203,7 +226,11 @@ class Pump:
         payload = encode(event)
         seq, digest = self._log.append(open_scene.stored.scene, payload)
         open_scene.next_seq = seq + 1
-        self.counts.fallbacks += isinstance(event, FormFellBack)
+        match event:
+            case TurnFellBack():
+                self.counts.fallbacks += 1
+            case ReplyFlawed():
+                self.counts.flaws[event.flaw, event.policy] += 1
         if seq >= len(open_scene.stored.events):
             if self._complete:
                 raise self._divergence(open_scene, seq, "no event: the log ends here", payload.decode())
@@ -341,10 +368,11 @@ class Pump:
     def _take(self, turn: _core.Turn, result: _core.Completion | Exception) -> None:
         if not isinstance(result, Exception):
             self.counts.turns += 1
-            self.counts.live_turns += 1
-            self.counts.generated_tokens += result.generated_tokens
-            self.counts.prompt_tokens += result.prompt_tokens
-            self.counts.cached_tokens += result.cached_tokens
+            kind = self.counts.live.setdefault(turn.kind, KindCounts())
+            kind.turns += 1
+            kind.prompt_tokens += result.prompt_tokens
+            kind.cached_tokens += result.cached_tokens
+            kind.generated_tokens += result.generated_tokens
             # Before the scene sees it: no event without its completions.
             self._log.record(turn, result)
         open_scene = self._open.get(turn.scene)

@@ -83,6 +83,7 @@ def replay(
             find_scene(config.scene),
             config.scene,
             prompts=prompts,
+            limits=config.limits,
             seed=config.seed,
             log=_core.EventLog(),
             answerer=None,
@@ -138,12 +139,12 @@ def _todays_prompts(log: Log, given: Path | None, notes: list[str]) -> Prompts:
     if given is None and directory is not None and not directory.is_dir():
         notes.append(f"prompt folder {directory} is gone: the recorded prompts are used (--prompts names another folder)")
         return recorded_prompts(config)
-    files = load_files(directory)
+    files = load_files(directory, config.scene)
     if file is not None and not file.is_file():
         notes.append(f"settings file {file} is gone: the recorded settings are used")
         settings = config.settings
     else:
-        settings = load_settings(directory, file)
+        settings = load_settings(directory, file, config.scene)
     return Prompts(files, settings, system=config.system, template=template, context=config.context)
 
 

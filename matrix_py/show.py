@@ -75,7 +75,7 @@ def transcript(path: Path, scene: str) -> list[Part]:
                 parts.append(Part(f"critique: {principle}", text, harmful=True))
             case "ResponseRevised":
                 parts.append(Part("revision", text, harmful=True))
-            case "FormFellBack":
+            case "TurnFellBack":
                 parts.append(Part(f"turn {turn} fell back after {attempts} attempts", text, harmful=True))
             case "SceneStarted" | "SceneFinished" | "TurnCompleted":
                 pass

@@ -25,9 +25,11 @@ from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.pump import Answerer, Counts, Pump
 from matrix_py.scene import find_scene
 from matrix_py.store import FORMAT, Log, SceneLister, check_writable
-from matrix_py.types import Execution, RunConfig, RunRecord
+from matrix_py.types import Execution, Limits, RunConfig, RunRecord
 
-DEFAULT_SCENE = "critique-revise"
+DEFAULT_SCENE = "matrix"
+# Two lists of eight names are asked for roles; the rest keeps a typing error from running for days.
+_MOST = {"roles": 16, "steps": 50, "interactions": 1000, "depth": 10}
 _PACKAGES = ("matrix-py", "llama-cpp-python", "duckdb", "msgspec", "jinja2")
 
 
@@ -60,6 +62,7 @@ class SimulateOptions:
         out: the log to write.
         model: path of a GGUF, or `hf:owner/repo/file.gguf`.
         scene: name of a scene, or `package.module:function`.
+        limits: how far a social scene may go.
         limit: scenes at most, over all inputs.
         prompts_dir: folder of prompt files in the place of, or beside, the package's.
         config_file: settings by kind of turn, over the package's.
@@ -71,6 +74,7 @@ class SimulateOptions:
     out: Path
     model: str
     scene: str = DEFAULT_SCENE
+    limits: Limits = field(default_factory=Limits)
     seed: int = 0
     limit: int | None = None
     dialogue: Dialogue = Dialogue.SINGLE
@@ -120,8 +124,9 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit is {options.limit}: give at least 1")
     function = find_scene(options.scene)
-    files = load_files(options.prompts_dir)
-    settings = load_settings(options.prompts_dir, options.config_file)
+    _check_limits(options.limits)
+    files = load_files(options.prompts_dir, options.scene)
+    settings = load_settings(options.prompts_dir, options.config_file, options.scene)
     Prompts(files, settings, system=options.system, template=ChatTemplate.plain())  # refuse bad files before a model is opened
     check_writable(options.out, overwrite=options.overwrite)
     reader = Reader(options.inputs, dialogue=options.dialogue, limit=options.limit, stdin=stdin)
@@ -130,6 +135,7 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
         config = RunConfig(
             format=FORMAT,
             scene=options.scene,
+            limits=options.limits,
             seed=options.seed,
             model=engine.model_hash.hex(),
             template=engine.template.source,
@@ -202,6 +208,13 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
             return run(log, prompts, function, opened, window=2 * opened.parallel, reporter=reporter, stats=opened.stats)
 
 
+def _check_limits(limits: Limits) -> None:
+    for name, most in _MOST.items():
+        value = getattr(limits, name)
+        if not 1 <= value <= most:
+            raise ConfigError(f"--{name} is {value}: give 1 to {most}")
+
+
 def recorded_prompts(config: RunConfig) -> Prompts:
     """Return the prompts, settings and template that a run was made with."""
     template = ChatTemplate(config.template, name="recorded", bos_token=config.bos_token, eos_token=config.eos_token)
@@ -239,6 +252,7 @@ def run(
         function,  # type: ignore[arg-type]
         config.scene,
         prompts=prompts,
+        limits=config.limits,
         seed=config.seed,
         log=event_log,
         answerer=answerer,

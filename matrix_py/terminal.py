@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from matrix_py.errors import ConfigError
-from matrix_py.pump import Counts
+from matrix_py.pump import Counts, KindCounts
 from matrix_py.show import Part, readable
 from matrix_py.simulate import RunSummary
 
@@ -107,22 +107,50 @@ def print_summary(summary: RunSummary) -> None:
     """Print how a run ended."""
     counts = summary.counts
     rate = counts.live_turns / max(summary.wall_s, 1e-3)
-    share = counts.cached_tokens / max(counts.prompt_tokens, 1)
     console.print(
         Text(
             f"{readable(str(summary.path))}: {summary.num_finished} of {summary.num_scenes} scenes finished"
             + (f" ({counts.failed} of them failed)" if counts.failed else "")
             + f", {counts.live_turns} turns in {_duration(summary.wall_s)} ({rate:.2f} turns/s, "
-            + f"{counts.generated_tokens} tokens generated, {share:.0%} of prompt tokens from cache)"
+            + f"{counts.generated_tokens} tokens generated)"
         ),
         soft_wrap=True,
     )
     if summary.root is not None:
         console.print(Text(f"root {summary.root.hex()}"), soft_wrap=True)
+    _print_kinds(counts)
+    _print_flaws(counts)
     for line in counts.errors:
         notices.print(Text(f"left open: {readable(line)}"), soft_wrap=True)
     if summary.num_finished < summary.num_scenes:
         notices.print(Text(f"not finished: go on with: matrix resume {readable(str(summary.path))}"), soft_wrap=True)
+
+
+def _print_kinds(counts: Counts) -> None:
+    """Print where the tokens went, the costliest kind of turn first."""
+    if not counts.live:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("kind", "turns", "prompt tokens", "from cache", "generated"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    total = KindCounts()
+    kinds = sorted(counts.live.items(), key=lambda item: item[1].cached_tokens - item[1].prompt_tokens - item[1].generated_tokens)
+    for name, kind in [*kinds, ("all", total)]:
+        share = f"{kind.cached_tokens / kind.prompt_tokens:.0%}" if kind.prompt_tokens else ""
+        table.add_row(Text(readable(name)), str(kind.turns), str(kind.prompt_tokens), share, str(kind.generated_tokens))
+        total.turns += kind.turns
+        total.prompt_tokens += kind.prompt_tokens
+        total.cached_tokens += kind.cached_tokens
+        total.generated_tokens += kind.generated_tokens
+    console.print(table)
+
+
+def _print_flaws(counts: Counts) -> None:
+    """Print what was wrong with replies, and what was done about it."""
+    found = [f"{flaw} {policy.replace('_', ' ')} {count}" for (flaw, policy), count in sorted(counts.flaws.items())]
+    found += [f"fallbacks {counts.fallbacks}"] if counts.fallbacks else []
+    if found:
+        console.print(Text(f"flawed replies: {', '.join(found)}"), soft_wrap=True)
 
 
 def print_parts(parts: Sequence[Part], *, reveal: bool) -> None:

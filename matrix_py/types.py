@@ -1,94 +1,18 @@
-"""What is stored: events, settings of turns, and the record of a run.
-
-Events are hashed in the form that `msgspec.json.encode` gives them (see `encode`): the fields in the order below, integers, booleans,
-strings and lists of these, no floats. A change of a field, its meaning or its place raises that event's `version`.
-"""
+"""What is stored beside events: settings of turns, the limits of a scene, and the record of a run."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal
 
 import msgspec
-
-
-class Event(msgspec.Struct, frozen=True, tag_field="kind", kw_only=True):
-    """A fact of a scene, in the past tense."""
-
-    # Version of this kind's fields.
-    version: ClassVar[int] = 1
-
-
-class SceneStarted(Event, frozen=True):
-    """A scene began; texts by their BLAKE3 hashes (hex)."""
-
-    scene: str
-    instruction: str
-    response: str | None
-    occurrence: int
-
-
-class TurnCompleted(Event, frozen=True):
-    """The LLM answered a turn. The same request on the same model gives the same text."""
-
-    path: str
-    attempt: int
-    turn: str
-    request: str
-    outcome: str
-    finish: str
-    text: str
-
-
-class FormFellBack(Event, frozen=True):
-    """A turn's form failed at every attempt; the scene goes on with the documented fallback."""
-
-    path: str
-    attempts: int
-    text: str
-
-
-class ResponseGiven(Event, frozen=True):
-    """The scene has its initial response: from the input (`given`) or from a turn."""
-
-    given: bool
-    text: str
-
-
-class CritiqueWritten(Event, frozen=True):
-    """A critique of the response by a principle."""
-
-    principle: str
-    text: str
-
-
-class ResponseRevised(Event, frozen=True):
-    """The scene has its revision."""
-
-    text: str
-
-
-SceneEnd: TypeAlias = Literal["completed", "failed"]
-
-
-class SceneFinished(Event, frozen=True):
-    """The scene's last event. `count` is the number of events before it; `reason` says why a scene failed."""
-
-    count: int
-    end: SceneEnd
-    reason: str = ""
-
-
-def encode(event: Event) -> bytes:
-    """Return the canonical payload of an event: compact JSON, UTF-8; first its kind and the version of its fields."""
-    text = msgspec.json.encode(event)
-    kind_end = len(b'{"kind":""') + len(type(event).__name__)
-    return b'%s,"v":%d%s' % (text[:kind_end], event.version, text[kind_end:])
 
 
 class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one kind of turn, as `prompts/settings.toml` gives them."""
 
     # Whose system prompt the turn runs under: the deployment's (--system) or the neutral simulation writer's.
+    # What the writer's say is held to be part of the scene's world: a refusal, the assistant's voice or another language is a flaw in it.
     system: Literal["deployment", "writer", "none"] = "writer"
+    # Budget; of a turn about several things, such as a plan of so many acts, the budget of each.
     max_tokens: int
     temperature: float = 0.0
     top_k: int = 0
@@ -96,8 +20,24 @@ class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
-    # Attempts after a failed form, at temperature above 0; a greedy turn would only repeat itself.
+    # Attempts after a failed form or a flawed reply, at temperature above 0 or under another prefill: else a turn would repeat itself.
     retries: int = 2
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the social scene may go.
+
+    Attributes:
+        roles: roles besides the ego.
+        steps: acts in the ego's plan.
+        interactions: actions that may take place.
+        depth: waves of reactions a step.
+    """
+
+    roles: int = 5
+    steps: int = 5
+    interactions: int = 16
+    depth: int = 1
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +48,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int
     scene: str
+    limits: Limits
     seed: int
     model: str  # BLAKE3 of the model file, hex
     template: str  # source of the chat template

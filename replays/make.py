@@ -20,7 +20,7 @@ from matrix_py.scene import find_scene
 from matrix_py.simulate import recorded_prompts, run
 from matrix_py.store import FORMAT, Log, SceneLister
 from matrix_py.testing import ScriptedModel, TooLong
-from matrix_py.types import Execution, RunConfig, RunRecord
+from matrix_py.types import Execution, Limits, RunConfig, RunRecord
 
 ROOTS = "roots.json"
 
@@ -75,6 +75,7 @@ def _record(name: str, scene: str) -> RunRecord:
     config = RunConfig(
         format=FORMAT,
         scene=scene,
+        limits=Limits(),
         seed=11,
         model=_core.blake3(b"a script").hex(),
         template=template.source,
@@ -83,8 +84,8 @@ def _record(name: str, scene: str) -> RunRecord:
         context=2048,
         deterministic=True,
         system="You are a helpful assistant.",
-        prompts=load_files(None),
-        settings=load_settings(None, None),
+        prompts=load_files(None, scene),
+        settings=load_settings(None, None, scene),
     )
     execution = Execution(
         model_path="a script",

@@ -14,7 +14,7 @@ from matrix_py.scene import find_scene
 from matrix_py.simulate import RunSummary, recorded_prompts, run
 from matrix_py.store import FORMAT, Log, SceneLister
 from matrix_py.testing import ScriptedModel
-from matrix_py.types import Execution, RunConfig, RunRecord
+from matrix_py.types import Execution, Limits, RunConfig, RunRecord
 
 INSTRUCTIONS = (
     "How do I repair a puncture in a bicycle tyre?",
@@ -35,6 +35,7 @@ def make_record(scene: str = "critique-revise") -> RunRecord:
     config = RunConfig(
         format=FORMAT,
         scene=scene,
+        limits=Limits(),
         seed=3,
         model="00" * 32,
         template=ChatTemplate.plain().source,
@@ -43,8 +44,8 @@ def make_record(scene: str = "critique-revise") -> RunRecord:
         context=1024,
         deterministic=True,
         system="",
-        prompts=load_files(None),
-        settings=load_settings(None, None),
+        prompts=load_files(None, scene),
+        settings=load_settings(None, None, scene),
     )
     execution = Execution(
         model_path="scripted",

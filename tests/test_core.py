@@ -1,17 +1,20 @@
 """The core as Python sees it: errors, the event log and its Arrow batches, what turns and completions refuse."""
 
 import concurrent.futures
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import make_log, plain_sql
 
 from matrix_py import _core, errors
 from matrix_py.errors import MatrixError, ModelError, PayloadError, RequestError, SceneError
-from matrix_py.types import FormFellBack, encode
+from matrix_py.events import TurnFellBack, encode
 
 SCENES = [_core.blake3(name.encode()) for name in ("first", "second", "third")]
 SCENE = SCENES[0]
@@ -130,7 +133,7 @@ def test_stored_events_are_derived_again_and_not_handed_over(texts: list[bytes],
 @quick
 @given(st.text(), st.text())
 def test_any_text_in_an_event_is_canonical_and_comes_back(path: str, text: str) -> None:
-    payload = encode(FormFellBack(path=path, attempts=3, text=text))
+    payload = encode(TurnFellBack(path=path, attempts=3, text=text))
     log = opened(SCENE)
     log.append(SCENE, payload)
     batches = log.drain()
@@ -244,8 +247,22 @@ def test_a_recorded_completion_is_a_row_that_names_its_texts() -> None:
         "cached_tokens": 2,
         "generated_tokens": 3,
         "masked_tokens": 0,
+        "log_odds": None,
     }
     assert {name: row[name] for name in expected} == expected
+
+
+def test_log_odds_stand_beside_the_turn_in_sql(tmp_path: Path) -> None:
+    path = tmp_path / "run.duckdb"
+    log = _core.EventLog()
+    for number, log_odds in enumerate([None, -2.25, 0.0]):
+        asked = turn(path=f"t{number}")
+        log.record(asked, _core.Completion(asked, text="yes", masked_tokens=7, log_odds=log_odds))
+    with make_log(path, ["Why?"]) as stored:
+        stored.writer(log).close()
+
+    found = plain_sql(path, "SELECT path, masked_tokens, log_odds, queued_us FROM turn ORDER BY path")
+    assert found == [("t0", 7, None, 0), ("t1", 7, -2.25, 0), ("t2", 7, 0.0, 0)]
 
 
 def test_a_scene_of_the_input_is_a_row_that_names_its_texts() -> None:
@@ -275,6 +292,7 @@ def test_a_scene_of_the_input_is_a_row_that_names_its_texts() -> None:
         *(("min_p", bad) for bad in (-0.01, 1.0, float("nan"))),
         *(("repetition_penalty", bad) for bad in (0.99, 10.1, float("nan"))),
         ("stop", ["end", ""]),
+        *(("choices", bad) for bad in (["yes"], ["yes", "no", "maybe"], ["", "no"], ["no", "no"], ["no", "none"], ["nobody", "no"])),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_bounds(name: str, bad: Any) -> None:
@@ -294,6 +312,20 @@ def test_settings_at_their_bounds_are_taken(edge: dict[str, Any]) -> None:
     taken = turn(sampling=sampling(**edge)).sampling
     assert (taken.max_tokens, taken.form) == (edge.get("max_tokens", 8), edge.get("form"))
     assert taken.temperature == edge.get("temperature", 0.0)
+
+
+def test_choices_come_back_and_are_not_in_the_request() -> None:
+    asked = turn(sampling=sampling(choices=["yes", "no"]))
+    assert asked.sampling.choices == ["yes", "no"]
+    assert sampling().choices == sampling(choices=()).choices == []
+    assert asked.request == turn().request
+
+
+def test_a_completion_has_log_odds_of_32_bits_or_none() -> None:
+    assert _core.Completion(turn(), text="x").log_odds is None
+    assert _core.Completion(turn(), text="x", log_odds=None).log_odds is None
+    assert _core.Completion(turn(), text="x", log_odds=-1.5).log_odds == -1.5
+    assert _core.Completion(turn(), text="x", log_odds=0.1).log_odds == struct.unpack("f", struct.pack("f", 0.1))[0]
 
 
 @pytest.mark.parametrize("name", ["outcome", "finish"])
@@ -354,7 +386,7 @@ def test_a_lone_surrogate_is_no_text() -> None:
     for call in (
         lambda text: turn(segments=[(text, False)]),
         _core.EventLog().text,
-        lambda text: encode(FormFellBack(path=text, attempts=1, text="")),
+        lambda text: encode(TurnFellBack(path=text, attempts=1, text="")),
     ):
         with pytest.raises(UnicodeEncodeError):
             call("\ud800")

@@ -1,7 +1,10 @@
 """The engine on real llama.cpp: against llama-cpp-python's own results, in any company, and opened and closed many times."""
 
+import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -85,6 +88,81 @@ def test_a_form_binds_the_completion(model: Path) -> None:
             assert _core.form_accepts(form, completion.text), completion.text
             # Random weights follow no form of their own accord.
             assert completion.masked_tokens > 0
+
+
+def verdict_form(mark: str) -> str:
+    """A reason, then a verdict behind its mark."""
+    return f'start: REASON "\\n{mark}" VERDICT\nREASON: /[^\\n]{{1,20}}/\nVERDICT: "yes" | "no"'
+
+
+def _beginnings(tokenizer: _core.Tokenizer, word: str) -> list[int]:
+    """Tokens that a word may begin with, or that begin with it, whatever spaces come first."""
+    spelt = {token: tokenizer.decode([token]).lstrip(" ") for token in range(len(tokenizer))}
+    return [token for token, text in spelt.items() if text and (word.startswith(text) or text.startswith(word))]
+
+
+@pytest.mark.parametrize("vocab", ["spm", "bpe"])
+def test_log_odds_agree_with_the_verdict_as_far_as_one_token_tells(tmp_path: Path, vocab: Literal["spm", "bpe"]) -> None:
+    model = write_random_gguf(tmp_path / "random.gguf", vocab=vocab)
+    asked = [(f"{temperature}/{i}", f"Is {i} even?", temperature) for i in range(10) for temperature in (0.0, 1.0)]
+    settings: dict[str, object] = {"form": verdict_form("Verdict: "), "max_tokens": 120}
+    with Engine(str(model), EngineOptions(context=512, parallel=4, deterministic=True)) as engine:
+        ways = {word: len(_beginnings(engine.tokenizer, word)) for word in ("yes", "no")}
+        measured = answers(engine, [make_turn(*turn[:2], temperature=turn[2], choices=["yes", "no"], **settings) for turn in asked])
+        plain = answers(engine, [make_turn(*turn[:2], temperature=turn[2], **settings) for turn in asked])
+    for path, completion in measured.items():
+        assert (plain[path].text, plain[path].log_odds) == (completion.text, None)
+        odds = completion.log_odds
+        assert odds is not None and math.isfinite(odds)
+        if path.startswith("0.0"):
+            # Greedy takes the likeliest token. The other word may have more tokens to begin with, and be likelier by no more than that.
+            if completion.text.endswith(" yes"):
+                assert odds >= -math.log(ways["no"])
+            else:
+                assert odds <= math.log(ways["yes"])
+
+
+def test_log_odds_have_the_sign_of_a_greedy_verdict_of_single_tokens(tmp_path: Path) -> None:
+    # Without a space before it, each word has one token to begin with in this vocabulary.
+    model = write_random_gguf(tmp_path / "random.gguf", vocab="bpe")
+    settings: dict[str, object] = {"max_tokens": 120, "choices": ["yes", "no"]}
+    turns = [make_turn(f"{i}{mark}", f"Is {i} even?", form=verdict_form(mark), **settings) for i in range(6) for mark in (":", "=", "-")]
+    verdicts = set()
+    with Engine(str(model), EngineOptions(context=512, parallel=4, deterministic=False)) as engine:
+        for completion in answers(engine, turns).values():
+            assert completion.log_odds is not None
+            verdicts.add("yes" if completion.log_odds > 0 else "no")
+            assert completion.text.endswith("yes" if completion.log_odds > 0 else "no")
+    assert verdicts == {"yes", "no"}
+
+
+def _log_sum_exp(values: Sequence[float]) -> float:
+    return max(values) + math.log(sum(math.exp(value - max(values)) for value in values))
+
+
+def test_log_odds_are_those_of_llama_cpp_pythons_logits(model: Path) -> None:
+    from llama_cpp import Llama
+
+    # Settings that change what is chosen, and nothing of the odds.
+    settings: dict[str, object] = {"form": 'start: "yes" | "no"', "choices": ["yes", "no"], "temperature": 3.0, "top_p": 0.4}
+    turns = [make_turn(f"t{i}", f"Is {i} even?", **settings) for i in range(6)]
+    llama = Llama(str(model), n_ctx=512, logits_all=True, verbose=False)
+    with Engine(str(model), EngineOptions(context=512, parallel=3, deterministic=False)) as engine:
+        found = answers(engine, turns)
+        # No space may come first here.
+        sides = [
+            [token for token in _beginnings(engine.tokenizer, word) if word.startswith(engine.tokenizer.decode([token]))]
+            for word in ("yes", "no")
+        ]
+        assert min(map(len, sides)) > 1
+        for turn in turns:
+            llama.reset()
+            llama.eval(engine.tokenizer.encode(turn.segments))
+            row = llama.scores[llama.n_tokens - 1]
+            yes, no = (_log_sum_exp([float(row[token]) for token in side]) for side in sides)
+            assert found[turn.path].log_odds == pytest.approx(yes - no, abs=1e-4)
+    llama.close()
+    assert len({completion.log_odds for completion in found.values()}) == len(turns)
 
 
 def test_bad_requests_are_refused_and_the_engine_goes_on(model: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import matrix_py.scene
 from matrix_py import _core
 from matrix_py.errors import PayloadError
-from matrix_py.types import Event, encode
+from matrix_py.events import Event, encode
 
 VECTORS: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "golden" / "vectors.json").read_bytes().decode("ascii"))
 ADVICE = "old logs would not replay: raise the event's `version`, and add a vector beside the old one"

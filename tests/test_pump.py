@@ -21,7 +21,8 @@ from matrix_py.errors import DivergenceError, EngineClosedError, EngineError, Re
 from matrix_py.pump import Answerer, Counts, Pump
 from matrix_py.scene import Scene, SceneFunction, TurnTooLong
 from matrix_py.testing import FormFailed, ScriptedModel, TooLong, make_prompts, run_scene
-from matrix_py.types import Event, StoredEvent, StoredScene, TurnSettings
+from matrix_py.events import Event
+from matrix_py.types import StoredEvent, StoredScene, TurnSettings
 
 YES_NO = 'start: "yes" | "no"'
 # Free text; free text whose prompt may be too long; a form at temperature 0.5; a form at temperature 0.
@@ -305,9 +306,9 @@ def test_a_form_that_never_validates_ends_in_its_fallback_after_three_attempts()
     events = payloads(log, scene)[1:-1]
     assert [(event["kind"], event.get("attempt"), event.get("outcome")) for event in events] == [
         *(("TurnCompleted", attempt, "form_failed") for attempt in (1, 2, 3)),
-        ("FormFellBack", None, None),
+        ("TurnFellBack", None, None),
     ]
-    assert events[-1] == {"kind": "FormFellBack", "v": 1, "path": "verdict", "attempts": 3, "text": "no"}
+    assert events[-1] == {"kind": "TurnFellBack", "v": 1, "path": "verdict", "attempts": 3, "text": "no"}
     assert {event["path"] for event in events} == {"verdict"}
     # Each attempt has random numbers of its own: the same key would only give the same text again.
     assert len({turn.key for turn in model.turns}) == len({turn.request for turn in model.turns}) == 3
@@ -318,7 +319,7 @@ def test_a_form_that_never_validates_ends_in_its_fallback_after_three_attempts()
 def test_a_greedy_form_is_tried_once() -> None:
     (scene,), replies, model = new_scenes(1), [], says("perhaps")
     log, counts = pump(asking(CHOOSE, replies), [scene], model)
-    assert [event["kind"] for event in payloads(log, scene)[1:-1]] == ["TurnCompleted", "FormFellBack"]
+    assert [event["kind"] for event in payloads(log, scene)[1:-1]] == ["TurnCompleted", "TurnFellBack"]
     assert payloads(log, scene)[2]["attempts"] == 1
     assert (len(model.turns), replies[0].fell_back, counts.fallbacks) == (1, True, 1)
 

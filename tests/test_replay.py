@@ -20,7 +20,7 @@ from matrix_py.errors import StoreError
 from matrix_py.replay import Replay, replay
 from matrix_py.scene import Scene
 from matrix_py.simulate import RunSummary, SimulateOptions, simulate
-from matrix_py.types import CritiqueWritten
+from matrix_py.events import CritiqueWritten
 
 LAST = 7  # seq of SceneFinished: started, 3 turns, response, critique and revision come before it
 TURN = {"respond": 1, "critique": 3, "revise": 5}  # seq of each turn's TurnCompleted

@@ -244,7 +244,7 @@ def test_built_in_scenes_go_by_their_names(name: str, function: SceneFunction) -
 
 OWN_SCENE = """
 from matrix_py.scene import Scene
-from matrix_py.types import Event
+from matrix_py.events import Event
 
 
 class PoemWritten(Event, frozen=True):

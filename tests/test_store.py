@@ -19,7 +19,7 @@ from matrix_py.errors import FormatError, InputError, LogLockedError, StoreError
 from matrix_py.replay import replay
 from matrix_py.scene import Scene
 from matrix_py.store import Log, SceneLister
-from matrix_py.types import ResponseGiven, ResponseRevised
+from matrix_py.events import ResponseGiven, ResponseRevised
 
 FORMAT_1_TABLES = ["completions", "events", "run", "scenes", "texts"]
 

@@ -124,12 +124,17 @@ class ChatTemplate:
         dialogues = (("user",), ("user", "assistant", "user"))
         return any(not self._fits(("system", *roles)) and self._fits(roles) for roles in dialogues)
 
-    def render(self, messages: Sequence[Message], *, prefill: str = "") -> tuple[Segment, ...]:
+    @property
+    def tokens(self) -> tuple[str, str]:
+        """What the template may write for the tokens that begin and end a text."""
+        return self._tokens["bos_token"], self._tokens["eos_token"]
+
+    def render(self, messages: Sequence[Message], *, prefill: str | Sequence[Segment] = "") -> tuple[Segment, ...]:
         """Return the prompt that asks for the next message of the assistant.
 
         Args:
             messages: the dialogue so far.
-            prefill: trusted text that the answer is to begin with.
+            prefill: what the answer is to begin with: trusted text, or segments.
 
         Returns:
             Segments that are not empty; two neighbours are never both trusted.
@@ -142,7 +147,7 @@ class ChatTemplate:
         pieces: list[Segment] = []
         for item in self._layout(tuple(message.role for message in messages)):
             pieces.extend([Segment(item, trusted=True)] if isinstance(item, str) else messages[item].parts)
-        pieces.append(Segment(prefill, trusted=True))
+        pieces += [Segment(prefill, trusted=True)] if isinstance(prefill, str) else prefill
         return tuple(_merge(pieces))
 
     def _fold(self, messages: Sequence[Message]) -> list[Message]:

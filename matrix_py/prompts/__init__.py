@@ -1,20 +1,26 @@
 """Prompts and turn settings as files, and their rendering into the segments of a turn.
 
-A prompt file `KIND.txt` is a list of messages: a line `--- user` (or `--- assistant`, last, for a prefill) begins one. `{name}` stands
-for a value that the scene gives; values are untrusted text and are never read as part of the prompt. `{{` and `}}` are braces. The
-system message is chosen by the kind's settings: the deployment's (`--system`) or the writer's (`writer.txt`).
+A prompt file `KIND.txt` is a list of messages: a line `--- user` (or `--- assistant`, last, for a prefill) begins one, and `--- retry`
+after them another prefill, for later attempts. `{name}` stands for a value that the scene gives; values are untrusted text and are never
+read as part of the prompt. `{> NAME}` stands for the text of NAME.txt. `{{` and `}}` are braces. The system message is chosen by the
+kind's settings: the deployment's (`--system`) or the writer's (`writer.txt`).
+
+The prompts that all scenes share lie in this folder, those of a scene in the folder of its name.
 """
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
+from itertools import chain
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
-from matrix_py._core import Sampling
+from matrix_py._core import Sampling, blake3
 from matrix_py.errors import ConfigError, MatrixError
 from matrix_py.models.chat import ChatTemplate, Message, Segment
 from matrix_py.types import TurnSettings
@@ -29,15 +35,25 @@ _CONTEXT_SHARE = 4
 _BOUNDS = {"max_tokens": (1, 2**31 - 1), "top_k": (0, 2**31 - 1), "retries": (0, 2)}
 
 _MESSAGE = re.compile(r"^--- *(\w+) *$", re.MULTILINE)
+_INCLUDE = re.compile(r"\{> *(\w+) *\}")
 _FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}|[{}]")
+_NEW_LINE = Segment("\n", trusted=True)
+
+# What a field is filled with: a text, or lines, each of which becomes a segment of its own. So a list that grows is stored once a line,
+# and a prompt that continues another begins with the very same tokens.
+Value: TypeAlias = str | Sequence[str]
+# Trusted text, and the names of fields.
+_Parts: TypeAlias = tuple[str | Segment, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A parsed prompt file: messages of trusted text (str) and fields."""
+    """A parsed prompt file."""
 
-    messages: tuple[tuple[str, tuple[str | Segment, ...]], ...]
-    prefill: str
+    text: str
+    messages: tuple[tuple[str, _Parts], ...]
+    prefill: _Parts
+    retry: _Parts | None
     fields: frozenset[str]
 
 
@@ -76,9 +92,10 @@ class Prompts:
             name = f"{kind}.txt"
             if name not in files:
                 raise ConfigError(f"turn kind {kind!r} has settings but no prompt file {name}: add the file or drop [{kind}]")
-            self._prompts[kind] = _parse(name, files[name])
+            self._prompts[kind] = _parse(name, _included(name, files))
         self._most_tokens = None if context is None else max(context // _CONTEXT_SHARE, 1)
-        self._sampling = {kind: self._make_sampling(kind, None) for kind in settings}
+        self._sampling = {kind: self._make_sampling(kind, None, 1, ()) for kind in settings}
+        self._template_hashes = {kind: self._hash_template(kind) for kind in settings}
 
     def principles(self) -> list[str]:
         """Return the lines of `principles.txt`.
@@ -92,42 +109,75 @@ class Prompts:
             raise ConfigError(f"{PRINCIPLES_FILE} holds no principle: write one a line")
         return found
 
-    def sampling(self, kind: str, form: str | None) -> Sampling:
-        """Return the settings of a kind of turn as the engine takes them, with a form if there is one."""
-        if kind not in self.settings:
-            raise ConfigError(f"turn kind {kind!r} has no settings: add [{kind}] to the settings, and {kind}.txt")
-        return self._sampling[kind] if form is None else self._make_sampling(kind, form)
+    def sampling(self, kind: str, form: str | None, *, times: int = 1, choices: Sequence[str] = ()) -> Sampling:
+        """Return the settings of a kind of turn as the engine takes them.
 
-    def render(self, kind: str, values: Mapping[str, str]) -> list[tuple[str, bool]]:
-        """Return the segments (text, trusted) of a turn of that kind.
+        Args:
+            kind: the kind.
+            form: a grammar that binds the completion.
+            times: how many things the turn is about, each of which has the kind's budget.
+            choices: two texts that the form decides between, whose log-odds are recorded.
+        """
+        self._known(kind)
+        return self._sampling[kind] if form is None and times == 1 else self._make_sampling(kind, form, times, choices)
+
+    def attempts(self, kind: str) -> int:
+        """Return how often a turn may be asked: a greedy turn once, and once more if its prompt file has a prefill for retries."""
+        settings = self.settings[kind]
+        different = settings.retries if settings.temperature > 0 else int(self._prompts[kind].retry is not None)
+        return 1 + min(settings.retries, different)
+
+    def fields(self, kind: str) -> frozenset[str]:
+        """Return the names of the values that the kind's prompt is filled with."""
+        return self._prompts[kind].fields
+
+    def template_hash(self, kind: str) -> bytes:
+        """Return the hash of all that a turn of that kind is rendered with, except the scene's values."""
+        return self._template_hashes[kind]
+
+    def render(self, kind: str, values: Mapping[str, Value], *, retry: bool = False) -> list[tuple[str, bool]]:
+        """Return the segments (text, trusted) of a turn of that kind; with `retry`, under the prefill for later attempts.
 
         Raises:
             ConfigError: the prompt names a value that the scene does not give.
             TemplateError: the template cannot place the messages exactly.
         """
+        self._known(kind)
         prompt = self._prompts[kind]
         missing = prompt.fields - values.keys()
         if missing:
             raise ConfigError(
                 f"{kind}.txt uses {{{min(missing)}}}, which this scene does not give: it gives {', '.join(sorted(values)) or 'nothing'}"
             )
-        choice = self.settings[kind].system
-        system = {"deployment": self.system, "writer": self._writer, "none": ""}[choice]
+        system = self._system_of(kind)
         messages = [Message("system", (Segment(system, trusted=True),))] if system else []
-        for role, parts in prompt.messages:
-            filled = (Segment(values[part], trusted=False) if isinstance(part, str) else part for part in parts)
-            messages.append(Message(role, tuple(segment for segment in filled if segment.text)))
-        return [(segment.text, segment.trusted) for segment in self.template.render(messages, prefill=prompt.prefill)]
+        messages += [Message(role, tuple(_filled(parts, values))) for role, parts in prompt.messages]
+        prefill = prompt.retry if retry and prompt.retry is not None else prompt.prefill
+        segments = self.template.render(messages, prefill=tuple(_filled(prefill, values)))
+        return [(segment.text, segment.trusted) for segment in segments]
 
-    def _make_sampling(self, kind: str, form: str | None) -> Sampling:
+    def _known(self, kind: str) -> None:
+        if kind not in self.settings:
+            raise ConfigError(f"turn kind {kind!r} has no settings: add [{kind}] to the settings, and {kind}.txt")
+
+    def _system_of(self, kind: str) -> str:
+        return {"deployment": self.system, "writer": self._writer, "none": ""}[self.settings[kind].system]
+
+    def _hash_template(self, kind: str) -> bytes:
+        template = (self.template.source, *self.template.tokens)
+        parts = (template, self._system_of(kind), self._prompts[kind].text, self.settings[kind], self._most_tokens)
+        return blake3(msgspec.json.encode(parts, order="deterministic"))
+
+    def _make_sampling(self, kind: str, form: str | None, times: int, choices: Sequence[str]) -> Sampling:
         settings = self.settings[kind]
         for name, (low, high) in _BOUNDS.items():
             value = getattr(settings, name)
             if not low <= value <= high:
                 raise ConfigError(f"settings of turn kind [{kind}]: {name} is {value}; it must be between {low} and {high}")
+        budget = settings.max_tokens * times
         try:
             return Sampling(
-                min(settings.max_tokens, self._most_tokens or settings.max_tokens),
+                min(budget, self._most_tokens or budget),
                 temperature=settings.temperature,
                 top_k=settings.top_k,
                 top_p=settings.top_p,
@@ -135,19 +185,20 @@ class Prompts:
                 repetition_penalty=settings.repetition_penalty,
                 stop=list(settings.stop),
                 form=form,
+                choices=list(choices),
             )
         except MatrixError as error:
             raise ConfigError(f"settings of turn kind [{kind}]: {error}") from error
 
 
-def load_files(directory: Path | None) -> dict[str, str]:
-    """Return the package's prompt files, with those of `directory` in their place or beside them.
+def load_files(directory: Path | None, scene: str = "") -> dict[str, str]:
+    """Return the prompt files that all scenes share and those of a scene, with the files of `directory` in their place or beside them.
 
     Raises:
         ConfigError: the directory or a file in it cannot be read.
     """
-    package = resources.files("matrix_py.prompts")
-    files = {entry.name: entry.read_text("utf-8") for entry in package.iterdir() if entry.name.endswith(".txt")}
+    entries = chain.from_iterable(folder.iterdir() for folder in _package_folders(scene))
+    files = {entry.name: entry.read_text("utf-8") for entry in entries if entry.name.endswith(".txt")}
     if directory is not None:
         if not directory.is_dir():
             raise ConfigError(f"prompt folder {directory} does not exist: give a folder of .txt files")
@@ -156,17 +207,19 @@ def load_files(directory: Path | None) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
-def load_settings(directory: Path | None, config: Path | None) -> dict[str, TurnSettings]:
-    """Return the package's settings, overlaid kind by kind and key by key with `directory`'s settings.toml and with `config`.
+def load_settings(directory: Path | None, config: Path | None, scene: str = "") -> dict[str, TurnSettings]:
+    """Return the package's settings for a scene, overlaid kind by kind and key by key with `directory`'s settings.toml and with `config`.
 
     Raises:
         ConfigError: a file cannot be read, or a setting in it is unknown or of another type.
     """
-    package = resources.files("matrix_py.prompts") / SETTINGS_FILE
-    tables = _tables(SETTINGS_FILE, package.read_text("utf-8"))
+    package = [folder / SETTINGS_FILE for folder in _package_folders(scene)]
+    sources = [(SETTINGS_FILE, file.read_text("utf-8")) for file in package]
     overlays = [directory / SETTINGS_FILE] if directory is not None and (directory / SETTINGS_FILE).is_file() else []
-    for path in [*overlays, *([config] if config is not None else [])]:
-        for kind, table in _tables(str(path), _read(path)).items():
+    sources += [(str(path), _read(path)) for path in [*overlays, *([config] if config is not None else [])]]
+    tables: dict[str, dict[str, object]] = {}
+    for name, text in sources:
+        for kind, table in _tables(name, text).items():
             tables[kind] = {**tables.get(kind, {}), **table}
     settings = {}
     for kind, table in sorted(tables.items()):
@@ -175,6 +228,14 @@ def load_settings(directory: Path | None, config: Path | None) -> dict[str, Turn
         except msgspec.ValidationError as error:
             raise ConfigError(f"settings of turn kind [{kind}]: {error}") from error
     return settings
+
+
+def _package_folders(scene: str) -> Iterator[Traversable]:
+    """What all scenes share, then what is of that scene alone, if it is one of the package's with prompts of its own."""
+    package = resources.files("matrix_py.prompts")
+    yield package
+    if scene.isidentifier() and (package / scene / SETTINGS_FILE).is_file():
+        yield package / scene
 
 
 def _tables(name: str, text: str) -> dict[str, dict[str, object]]:
@@ -195,31 +256,40 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
+def _included(name: str, files: Mapping[str, str]) -> str:
+    """Return a file's text with the files that it includes in their places; those include none themselves."""
+
+    def text_of(found: re.Match[str]) -> str:
+        included = f"{found.group(1)}.txt"
+        if included not in files:
+            raise ConfigError(f"{name} includes {found.group()}, but there is no {included}: add the file, or write its text in its place")
+        if _INCLUDE.search(files[included]):
+            raise ConfigError(f"{included}, which {name} includes, includes another file: write that one's text in its place")
+        return files[included].strip()
+
+    return _INCLUDE.sub(text_of, files[name])
+
+
 def _parse(name: str, text: str) -> _Prompt:
     marks = list(_MESSAGE.finditer(text))
     if not marks or text[: marks[0].start()].strip():
         raise ConfigError(f"{name} does not begin with a message: its first line must be '--- user'")
-    messages: list[tuple[str, tuple[str | Segment, ...]]] = []
-    fields: set[str] = set()
-    prefill = ""
-    for mark, end in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=True):
-        role, body = mark.group(1), text[mark.end() : end].strip()
-        if role not in ("user", "assistant"):
-            raise ConfigError(f"{name} has a message of {role!r}: only user and assistant are written here")
-        parts = _fields(name, body)
-        fields.update(part for part in parts if isinstance(part, str))
-        if role == "assistant" and end == len(text):
-            if any(isinstance(part, str) for part in parts):
-                raise ConfigError(f"{name} has a field in its prefill: the last assistant message must be plain text")
-            prefill = "".join(part.text for part in parts if isinstance(part, Segment))
-        else:
-            messages.append((role, parts))
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    messages = [(mark.group(1), _fields(name, text[mark.end() : end].strip())) for mark, end in zip(marks, ends, strict=True)]
+    for role, _ in messages:
+        if role not in ("user", "assistant", "retry"):
+            raise ConfigError(f"{name} has a message of {role!r}: only user, assistant and retry are written here")
+    retry = messages.pop()[1] if messages[-1][0] == "retry" else None
+    prefill = messages.pop()[1] if messages and messages[-1][0] == "assistant" else ()
     if not messages or messages[-1][0] != "user":
-        raise ConfigError(f"{name} does not end with a user message (a prefill may follow): nothing is asked")
-    return _Prompt(tuple(messages), prefill, frozenset(fields))
+        raise ConfigError(f"{name} does not end with a user message (a prefill may follow, then one for a retry): nothing is asked")
+    if any(role == "retry" for role, _ in messages):
+        raise ConfigError(f"{name} has a retry that is not its end: move it behind the messages")
+    fields = {part for part in chain(*(parts for _, parts in messages), prefill, retry or ()) if isinstance(part, str)}
+    return _Prompt(text, tuple(messages), prefill, retry, frozenset(fields))
 
 
-def _fields(name: str, body: str) -> tuple[str | Segment, ...]:
+def _fields(name: str, body: str) -> _Parts:
     """Split at fields: a str is a field's name, a segment is trusted text."""
     parts: list[str | Segment] = []
     text, at = "", 0
@@ -235,3 +305,16 @@ def _fields(name: str, body: str) -> tuple[str | Segment, ...]:
             raise ConfigError(f"{name} has a single {found.group()!r}: write {found.group() * 2!r} for a brace")
     parts.append(Segment(text + body[at:], trusted=True))
     return tuple(part for part in parts if isinstance(part, str) or part.text)
+
+
+def _filled(parts: _Parts, values: Mapping[str, Value]) -> Iterator[Segment]:
+    for part in parts:
+        if isinstance(part, Segment):
+            yield part
+            continue
+        value = values[part]
+        for place, line in enumerate([value] if isinstance(value, str) else value):
+            if place:
+                yield _NEW_LINE
+            if line:
+                yield Segment(line, trusted=False)

@@ -5,14 +5,19 @@ A scene is a pure function of instruction, configuration, seed and completions. 
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import msgspec
+
 from matrix_py import _core
 from matrix_py.errors import SceneError
-from matrix_py.prompts import Prompts
-from matrix_py.types import Event, FormFellBack, TurnCompleted
+from matrix_py.events import Event, Policy, ReplyFlawed, TurnCompleted, TurnFellBack
+from matrix_py.prompts import Prompts, Value
+from matrix_py.scene.flaws import clean, find_flaw
+from matrix_py.scene.quote import Quote, turns_of
+from matrix_py.types import Limits
 
 # What a scene's coroutine hands to the pump, and what it gets back: turns newly asked for, then one that is done.
 Asked: TypeAlias = list[_core.Turn]
@@ -21,8 +26,20 @@ Done: TypeAlias = tuple[_core.Turn, _core.Completion]
 _T = TypeVar("_T")
 
 
-class TurnTooLong(SceneError):
-    """A turn's prompt leaves no room in the context. A scene that does not catch it fails, with this as its reason."""
+# A text with such a flaw is still a text. One with another flaw says nothing that a scene could go on with.
+_USABLE = frozenset({"assistant", "language", "loop"})
+
+
+class TurnFailed(SceneError):
+    """A turn came to nothing. A scene that does not catch it fails, with this as its reason."""
+
+
+class TurnTooLong(TurnFailed):
+    """A turn's prompt leaves no room in the context."""
+
+
+class ReplyUnusable(TurnFailed):
+    """No attempt of a turn without a fallback gave a usable reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +47,12 @@ class Reply:
     """What a turn came to.
 
     Attributes:
-        text: the completion, without white space at its ends; or the fallback.
-        fell_back: whether `text` is the fallback, because the form failed at every attempt.
+        text: the completion, without white space at its ends and without what does not belong to it (see `flaws`); or the fallback.
+        fell_back: whether `text` is the fallback, because no attempt was usable.
         finish: what ended the last attempt: eos, stop, form or length.
     """
 
-    text: str
+    text: Quote
     fell_back: bool
     finish: str
 
@@ -44,13 +61,22 @@ class Scene:
     """The context of one scene."""
 
     def __init__(
-        self, scene_id: bytes, instruction: str, given_response: str | None, *, seed: int, prompts: Prompts, emit: Callable[[Event], None]
+        self,
+        scene_id: bytes,
+        instruction: str,
+        given_response: str | None,
+        *,
+        seed: int,
+        prompts: Prompts,
+        limits: Limits,
+        emit: Callable[[Event], None],
     ) -> None:
         """Only the pump makes these; in tests of scenes, `matrix_py.testing` does."""
         self.scene_id = scene_id
         self.instruction = instruction
         self.given_response = given_response
         self.prompts = prompts
+        self.limits = limits
         self._seed = seed
         self._emit = emit
         self._paths: set[str] = set()
@@ -68,19 +94,37 @@ class Scene:
         return min(int(_core.draw(self._seed, self.scene_id, f"#draw/{name}", 0) * choices), choices - 1)
 
     async def turn(
-        self, kind: str, *, path: str | None = None, form: str | None = None, fallback: str | None = None, **values: str
+        self,
+        kind: str,
+        *,
+        path: str | None = None,
+        form: str | None = None,
+        fallback: str | None = None,
+        choices: Sequence[str] = (),
+        times: int = 1,
+        speakers: Sequence[str] = (),
+        **values: Value,
     ) -> Reply:
         """Ask the LLM and return its reply.
+
+        A reply that does not fill its form, or has a flaw (see `matrix_py.scene.flaws`), is asked for again, as far as the kind's settings
+        allow and a second attempt could come out otherwise. After the last: the fallback, if there is one; else a text that is usable in
+        spite of its flaw is kept, and any other fails the scene.
 
         Args:
             kind: which prompt file and settings to use.
             path: name of the turn, unique in the scene; the kind, if not given.
             form: a Lark grammar that binds the completion.
-            fallback: what stands in for a form that failed at every attempt.
-            **values: the prompt's fields. They are untrusted text.
+            fallback: what stands in for a reply that never was usable. A form needs one.
+            choices: two texts that the form decides between, whose log-odds are recorded.
+            times: how many things the turn is about, each of which has the kind's budget.
+            speakers: names of who may speak in the scene, the one that speaks here first: the reply ends where another begins.
+            **values: the prompt's fields: a text, or its lines. They are untrusted. Give the texts of replies as they are, or put them
+                together with `Quote.of`: so the log knows which turns a prompt was made from.
 
         Raises:
             TurnTooLong: the prompt leaves no room in the context.
+            ReplyUnusable: no attempt was usable, and there is no fallback.
             SceneError: the path is taken, or a form has no fallback.
         """
         path = path or kind
@@ -88,26 +132,73 @@ class Scene:
             # Which of two branches comes second depends on timing, so no scene may go on from here, even one that catches this.
             self.misuse = SceneError(f"path {path!r} is used twice in a scene: give each turn a path of its own")
             raise self.misuse
-        if (form is None) != (fallback is None):
-            raise SceneError(f"turn {path!r} needs a fallback if and only if it has a form")
+        if form is not None and fallback is None:
+            raise SceneError(f"turn {path!r} has a form but no fallback: say what stands in for a form that failed")
         self._paths.add(path)
-        settings = self.prompts.sampling(kind, form)
-        segments = self.prompts.render(kind, values)
-        retries = self.prompts.settings[kind].retries if form is not None and settings.temperature > 0 else 0
-        for attempt in range(1, retries + 2):
+        sampling = self.prompts.sampling(kind, form, times=times, choices=choices)
+        settings = self.prompts.settings[kind]
+        attempts = self.prompts.attempts(kind)
+        for attempt in range(1, attempts + 1):
             turn = _core.Turn(
-                seed=self._seed, scene=self.scene_id, path=path, attempt=attempt, kind=kind, segments=segments, sampling=settings
+                seed=self._seed,
+                scene=self.scene_id,
+                path=path,
+                attempt=attempt,
+                kind=kind,
+                segments=self.prompts.render(kind, values, retry=attempt > 1),
+                sampling=sampling,
             )
             completion = await _Ask(turn)
-            self.emit(_completed(turn, completion))
+            self.emit(self._completed(turn, completion, values))
             if completion.outcome == "too_long":
                 raise TurnTooLong(f"the prompt of turn {path} leaves no room in the context")
-            if completion.outcome == "text":
-                return Reply(completion.text.strip(), fell_back=False, finish=completion.finish)
+            numbered = path if attempt == 1 else f"{path}#{attempt}"
+            text, flaw = self._examine(turn, completion, speakers, in_world=settings.system == "writer")
+            if flaw is None and completion.outcome == "text":
+                return Reply(Quote(text, [numbered]), fell_back=False, finish=completion.finish)
+            last = attempt == attempts
+            usable = completion.outcome == "text" and fallback is None and flaw in _USABLE
+            if flaw is not None:
+                policy: Policy = "retried" if not last else "kept" if usable else "failed" if fallback is None else "fell_back"
+                self.emit(ReplyFlawed(path=path, attempt=attempt, flaw=flaw, policy=policy))
+            if last and usable:
+                return Reply(Quote(text, [numbered]), fell_back=False, finish=completion.finish)
         if fallback is None:
-            raise SceneError(f"turn {path!r} has no form, yet the form failed")
-        self.emit(FormFellBack(path=path, attempts=attempt, text=fallback))
-        return Reply(fallback, fell_back=True, finish=completion.finish)
+            raise ReplyUnusable(f"turn {path} gave no usable reply in {attempts} attempts: {flaw or 'its form failed'}")
+        self.emit(TurnFellBack(path=path, attempts=attempts, text=fallback))
+        return Reply(Quote(fallback, [numbered]), fell_back=True, finish=completion.finish)
+
+    def _examine(
+        self, turn: _core.Turn, completion: _core.Completion, speakers: Sequence[str], *, in_world: bool
+    ) -> tuple[str, str | None]:
+        """Return the text that a completion comes to, and its flaw."""
+        text = completion.text.strip()
+        if completion.outcome != "text":
+            return text, None
+        if turn.sampling.form is not None:
+            # A form leaves no room for thoughts or other speakers; what is said in its places is examined place by place.
+            places = [line.lstrip("0123456789.: ") for line in text.split("\n")] if in_world else []
+            return text, next((flaw for place in places if (flaw := find_flaw(place, like=self.instruction, in_world=True))), None)
+        text, cuts = clean(text, speakers)
+        for cut in cuts:
+            self.emit(ReplyFlawed(path=turn.path, attempt=turn.attempt, flaw=cut, policy="cut"))
+        return text, find_flaw(text, like=self.instruction, in_world=in_world, cuts=cuts)
+
+    def _completed(self, turn: _core.Turn, completion: _core.Completion, values: Mapping[str, Value]) -> TurnCompleted:
+        used = {name: [value] if isinstance(value, str) else list(value) for name, value in sorted(values.items())}
+        used = {name: lines for name, lines in used.items() if name in self.prompts.fields(turn.kind)}
+        return TurnCompleted(
+            path=turn.path,
+            attempt=turn.attempt,
+            turn=turn.kind,
+            request=turn.request.hex(),
+            template=self.prompts.template_hash(turn.kind).hex(),
+            inputs=_core.blake3(msgspec.json.encode([used, turn.sampling.form or ""], enc_hook=str)).hex(),
+            reads=turns_of(*(line for lines in used.values() for line in lines)),
+            outcome=completion.outcome,
+            finish=completion.finish,
+            text=_core.blake3(completion.text.encode()).hex(),
+        )
 
     async def gather(self, *branches: Coroutine[Any, Any, _T]) -> list[_T]:
         """Run branches in parallel and return their results in order.
@@ -189,15 +280,3 @@ class _Gather(Awaitable[list[_T]]):
         for turn in asked:
             self._owners[turn.path, turn.attempt] = branch
         return asked
-
-
-def _completed(turn: _core.Turn, completion: _core.Completion) -> TurnCompleted:
-    return TurnCompleted(
-        path=turn.path,
-        attempt=turn.attempt,
-        turn=turn.kind,
-        request=turn.request.hex(),
-        outcome=completion.outcome,
-        finish=completion.finish,
-        text=_core.blake3(completion.text.encode()).hex(),
-    )

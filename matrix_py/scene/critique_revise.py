@@ -3,9 +3,9 @@
 The principle is drawn from `principles.txt`, as there: one a scene, uniformly.
 """
 
+from matrix_py.events import CritiqueWritten, ResponseRevised
 from matrix_py.scene.context import Scene
 from matrix_py.scene.vanilla import respond
-from matrix_py.types import CritiqueWritten, ResponseRevised
 
 
 async def critique_revise(scene: Scene) -> None:

@@ -1,7 +1,8 @@
 """Scene `vanilla`: the model alone."""
 
+from matrix_py.events import ResponseGiven
 from matrix_py.scene.context import Scene
-from matrix_py.types import ResponseGiven
+from matrix_py.scene.quote import Quote
 
 
 async def vanilla(scene: Scene) -> None:
@@ -9,10 +10,9 @@ async def vanilla(scene: Scene) -> None:
     await respond(scene)
 
 
-async def respond(scene: Scene) -> str:
+async def respond(scene: Scene) -> Quote:
     """Return the initial response: the input's, or the model's."""
-    response = scene.given_response
-    if response is None:
-        response = (await scene.turn("respond", instruction=scene.instruction)).text
-    scene.emit(ResponseGiven(given=scene.given_response is not None, text=response))
+    given = scene.given_response
+    response = Quote(given) if given is not None else (await scene.turn("respond", instruction=scene.instruction)).text
+    scene.emit(ResponseGiven(given=given is not None, text=response))
     return response

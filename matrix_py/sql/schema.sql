@@ -36,6 +36,7 @@ CREATE TABLE completions (
     cached_tokens UINTEGER NOT NULL,
     generated_tokens UINTEGER NOT NULL,
     masked_tokens UINTEGER NOT NULL,
+    log_odds REAL,
     queued_us UBIGINT NOT NULL,
     prefill_us UBIGINT NOT NULL,
     decode_us UBIGINT NOT NULL,

@@ -28,6 +28,7 @@ SELECT
     c.cached_tokens,
     c.generated_tokens,
     c.masked_tokens,
+    c.log_odds,
     c.queued_us,
     c.prefill_us,
     c.decode_us,

@@ -14,7 +14,7 @@ from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import Prompts
 from matrix_py.pump import Counts, Pump
 from matrix_py.scene.context import SceneFunction
-from matrix_py.types import StoredEvent, StoredScene, TurnSettings
+from matrix_py.types import Limits, StoredEvent, StoredScene, TurnSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,7 @@ def run_scene(
     *,
     prompts: Prompts,
     response: str | None = None,
+    limits: Limits | None = None,
     seed: int = 0,
     name: str = "test",
     stored: StoredScene | None = None,
@@ -162,6 +163,7 @@ def run_scene(
         model: answers its turns.
         prompts: see `make_prompts`.
         response: a given response.
+        limits: how far a social scene may go.
         seed: the run's seed.
         name: the scene's name.
         stored: what a log holds of the scene already: then this is a resume.
@@ -171,7 +173,7 @@ def run_scene(
     """
     scene = stored or StoredScene(_core.scene_id(name, instruction, response, 0), instruction, response, 0)
     log = _Recorder()
-    pump = Pump(function, name, prompts=prompts, seed=seed, log=log, answerer=model, window=1)  # type: ignore[arg-type]
+    pump = Pump(function, name, prompts=prompts, limits=limits or Limits(), seed=seed, log=log, answerer=model, window=1)  # type: ignore[arg-type]
     counts = pump.run([scene])
     if counts.divergences:
         raise counts.divergences[0]

@@ -1,11 +1,13 @@
 //! Forms: Lark grammars that bind a completion token by token, through llguidance.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use llguidance::api::TopLevelGrammar;
+use llguidance::earley::SlicedBiasComputer;
 use llguidance::{Matcher, ParserFactory};
-use toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+use toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
 use crate::error::{Error, Result};
 use crate::scripted::ByteVocab;
@@ -24,13 +26,25 @@ impl Grammars {
     /// # Errors
     /// [`Error::Vocabulary`] when the vocabulary has no token that ends an answer, or llguidance refuses it.
     pub fn new(tokenizer: &Tokenizer) -> Result<Self> {
+        Self::with_slices(tokenizer, &SlicedBiasComputer::general_slices())
+    }
+
+    /// For texts given byte by byte, whatever the model.
+    fn over_bytes() -> Result<Self> {
+        Self::with_slices(&Tokenizer::new(Box::new(ByteVocab::default()))?, &[])
+    }
+
+    /// Slices are regular expressions whose tokens get into a mask together. They save time where a vocabulary is large, and cost some for
+    /// every form that is compiled.
+    fn with_slices(tokenizer: &Tokenizer, slices: &[String]) -> Result<Self> {
         let ends: Vec<u32> = tokenizer.end_tokens().into_iter().map(i32::cast_unsigned).collect();
         let first = *ends.first().ok_or_else(|| Error::Vocabulary { reason: "no token ends an answer, so no form can end".into() })?;
         let size = u32::try_from(tokenizer.size()).map_err(|_| Error::Vocabulary { reason: "more than 2^32 tokens".into() })?;
         let words: Vec<Vec<u8>> = (0..).take(tokenizer.size()).map(|token| grammar_bytes(tokenizer, token)).collect();
         let trie = TokTrie::from(&TokRxInfo::new(size, first), &words).with_eos_tokens(&ends);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let mut factory = ParserFactory::new_simple(&env).map_err(|error| Error::Vocabulary { reason: one_line(&error.to_string()) })?;
+        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), slices)
+            .map_err(|error| Error::Vocabulary { reason: one_line(&error.to_string()) })?;
         factory.quiet();
         Ok(Self { factory, compiled: HashMap::new() })
     }
@@ -95,13 +109,20 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).take(2).collect::<Vec<_>>().join(": ")
 }
 
+thread_local! {
+    /// Kept for [`accepts`]: scripts are held to the same few forms over and over.
+    static OVER_BYTES: RefCell<Option<Grammars>> = const { RefCell::new(None) };
+}
+
 /// Whether a form accepts a whole text: what a model that followed a script would have been held to.
 ///
 /// # Errors
 /// [`Error::Form`] when the form is not a grammar.
 pub fn accepts(grammar: &str, text: &str) -> Result<bool> {
-    let tokenizer = Tokenizer::new(Box::new(ByteVocab::default()))?;
-    let Form(mut matcher) = Grammars::new(&tokenizer)?.form(grammar)?;
+    let Form(mut matcher) = OVER_BYTES.with_borrow_mut(|kept| match kept {
+        Some(grammars) => grammars.form(grammar),
+        None => kept.insert(Grammars::over_bytes()?).form(grammar),
+    })?;
     for byte in text.bytes() {
         // llguidance stops by itself once nothing may follow.
         if matcher.is_stopped() || matcher.try_consume_tokens(&[u32::from(byte)]).unwrap_or(0) == 0 {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_array::builder::{
-    BooleanBuilder, FixedSizeBinaryBuilder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder, UInt32Builder, UInt64Builder,
+    BooleanBuilder, FixedSizeBinaryBuilder, Float32Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder, UInt32Builder,
+    UInt64Builder,
 };
 use arrow_array::{ArrayRef, RecordBatch};
 
@@ -259,6 +260,7 @@ fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
     let mut segments = ListBuilder::new(hashes(rows.len() * 8));
     let mut trusted = ListBuilder::new(BooleanBuilder::new());
     let mut counts: [UInt32Builder; 4] = Default::default();
+    let mut log_odds = Float32Builder::new();
     let mut times: [UInt64Builder; 3] = Default::default();
     let mut at = TimestampMicrosecondBuilder::new();
     for (row, time_us) in rows {
@@ -279,6 +281,7 @@ fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
         trusted.append(true);
         let tokens = [facts.prompt_tokens, facts.cached_tokens, facts.generated_tokens, facts.masked_tokens];
         counts.iter_mut().zip(tokens).for_each(|(builder, value)| builder.append_value(value));
+        log_odds.append_option(facts.log_odds);
         let spans = [facts.queued, facts.prefill, facts.decode];
         times.iter_mut().zip(spans).for_each(|(builder, span)| builder.append_value(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)));
         at.append_value(*time_us);
@@ -300,6 +303,7 @@ fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
         ("cached_tokens", Arc::new(cached_tokens.finish())),
         ("generated_tokens", Arc::new(generated_tokens.finish())),
         ("masked_tokens", Arc::new(masked_tokens.finish())),
+        ("log_odds", Arc::new(log_odds.finish())),
         ("queued_us", Arc::new(queued.finish())),
         ("prefill_us", Arc::new(prefill.finish())),
         ("decode_us", Arc::new(decode.finish())),

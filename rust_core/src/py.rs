@@ -71,7 +71,9 @@ struct Sampling(turn::Sampling);
 #[pymethods]
 impl Sampling {
     #[new]
-    #[pyo3(signature = (max_tokens, *, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, stop=vec![], form=None))]
+    #[pyo3(signature = (
+        max_tokens, *, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, stop=vec![], form=None, choices=vec![]
+    ))]
     fn new(
         max_tokens: u32,
         temperature: f32,
@@ -81,8 +83,9 @@ impl Sampling {
         repetition_penalty: f32,
         stop: Vec<String>,
         form: Option<String>,
+        choices: Vec<String>,
     ) -> PyResult<Self> {
-        let sampling = turn::Sampling { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, form };
+        let sampling = turn::Sampling { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, stop, form, choices };
         sampling.check()?;
         Ok(Self(sampling))
     }
@@ -100,6 +103,11 @@ impl Sampling {
     #[getter]
     fn form(&self) -> Option<&str> {
         self.0.form.as_deref()
+    }
+
+    #[getter]
+    fn choices(&self) -> Vec<&str> {
+        self.0.choices.iter().map(String::as_str).collect()
     }
 }
 
@@ -178,7 +186,9 @@ struct Completion(turn::Completion);
 #[pymethods]
 impl Completion {
     #[new]
-    #[pyo3(signature = (turn, *, text, outcome="text", finish="eos", prompt_tokens=0, cached_tokens=0, generated_tokens=0, masked_tokens=0))]
+    #[pyo3(signature = (
+        turn, *, text, outcome="text", finish="eos", prompt_tokens=0, cached_tokens=0, generated_tokens=0, masked_tokens=0, log_odds=None
+    ))]
     fn new(
         turn: &Turn,
         text: String,
@@ -188,11 +198,12 @@ impl Completion {
         cached_tokens: u32,
         generated_tokens: u32,
         masked_tokens: u32,
+        log_odds: Option<f32>,
     ) -> PyResult<Self> {
         let unknown = |name, value: &str, expected| Error::Setting { name, value: value.to_owned(), expected };
         let outcome = Outcome::from_name(outcome).ok_or_else(|| unknown("outcome", outcome, "text, form_failed or too_long"))?;
         let finish = Finish::from_name(finish).ok_or_else(|| unknown("finish", finish, "eos, stop, form, length or none"))?;
-        let facts = Facts { prompt_tokens, cached_tokens, generated_tokens, masked_tokens, ..Facts::default() };
+        let facts = Facts { prompt_tokens, cached_tokens, generated_tokens, masked_tokens, log_odds, ..Facts::default() };
         let turn = &turn.0;
         Ok(Self(turn::Completion {
             scene: turn.scene,
@@ -244,6 +255,11 @@ impl Completion {
     #[getter]
     fn masked_tokens(&self) -> u32 {
         self.0.facts.masked_tokens
+    }
+
+    #[getter]
+    fn log_odds(&self) -> Option<f32> {
+        self.0.facts.log_odds
     }
 
     fn __repr__(&self) -> String {

@@ -1,5 +1,5 @@
-//! The next token from a row of logits. A choice is a function of logits, settings, mask, history and one random number, and of nothing
-//! else: no state is carried from token to token.
+//! What is read off a row of logits: the next token, and the odds of a decision. A token is a function of logits, settings, mask, history
+//! and one random number, and of nothing else: no state is carried from token to token.
 //!
 //! Order: mask, repetition penalty, temperature, top-k, top-p, min-p; then one number in [0, 1) picks from what is left. Ties go to the
 //! lowest token id everywhere.
@@ -66,6 +66,52 @@ pub fn choose(
 #[allow(clippy::trivially_copy_pass_by_ref)] // the form that sorting wants
 fn by_rank(a: &(f32, Token), b: &(f32, Token)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// ln P(first) - ln P(second) of two texts, where a form decides between them, and `None` anywhere else.
+///
+/// It decides where every token that the mask allows, spaces before it aside, is a beginning of just one of the texts or begins with it.
+/// Tokens of nothing but spaces may be allowed too, but none of them may be the one chosen. `logits` are the model's own; `spelling` gives
+/// the bytes of a token, and `None` of one that ends the turn.
+#[must_use]
+pub fn log_odds<'a>(
+    logits: &[f32],
+    choices: &[String],
+    mask: &SimpleVob,
+    chosen: Token,
+    spelling: impl Fn(Token) -> Option<&'a [u8]>,
+) -> Option<f32> {
+    let [first, second] = choices else { return None };
+    let texts = [first.as_bytes(), second.as_bytes()];
+    let mut sides = [Vec::new(), Vec::new()];
+    let mut decided = false;
+    // Free text allows thousands of tokens; one of the first few belongs to neither side, and ends the search.
+    for token in mask.iter().take_while(|&token| (token as usize) < logits.len()) {
+        let spelt = without_spaces(spelling(token.cast_signed())?);
+        if spelt.is_empty() {
+            continue;
+        }
+        let side = match texts.map(|text| spelt.starts_with(text) || text.starts_with(spelt)) {
+            [true, false] => 0,
+            [false, true] => 1,
+            _ => return None,
+        };
+        sides[side].push(f64::from(logits[token as usize]));
+        decided |= token.cast_signed() == chosen;
+    }
+    let odds = (log_sum_exp(&sides[0]) - log_sum_exp(&sides[1])) as f32;
+    (decided && odds.is_finite()).then_some(odds)
+}
+
+fn without_spaces(spelt: &[u8]) -> &[u8] {
+    let spaces = spelt.iter().take_while(|&&byte| byte == b' ').count();
+    &spelt[spaces..]
+}
+
+/// ln of the sum of e^x, without overflow; minus infinity of nothing.
+fn log_sum_exp(values: &[f64]) -> f64 {
+    let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    greatest + values.iter().map(|value| (value - greatest).exp()).sum::<f64>().ln()
 }
 
 fn penalise(candidates: &mut [(f32, Token)], penalty: f32, generated: &[Token]) {
@@ -246,5 +292,74 @@ mod tests {
         for (share, expected) in counts.into_iter().zip([0.125_f64, 0.25, 0.625]) {
             assert!((share - expected).abs() < 0.02, "{share} instead of {expected}");
         }
+    }
+
+    /// A vocabulary of a few tokens; the last one ends the turn.
+    const TOKENS: [&str; 11] = ["y", "yes", " yes", "n", "no", "  n", "no.", " ", "   ", "a", "</s>"];
+
+    /// The log-odds of "yes" over "no" where these tokens are allowed, and the first of them is chosen.
+    fn odds_among(allowed: &[(&str, f32)]) -> Option<f32> {
+        let id = |name: &str| TOKENS.iter().position(|&token| token == name).unwrap();
+        let mut mask = SimpleVob::alloc(TOKENS.len());
+        // What the mask forbids is likelier than all it allows.
+        let mut logits = [99.0; TOKENS.len()];
+        for &(name, logit) in allowed {
+            mask.allow_token(id(name) as u32);
+            logits[id(name)] = logit;
+        }
+        let spelling = |token: Token| (token != 10).then_some(TOKENS[token as usize].as_bytes());
+        log_odds(&logits, &["yes".to_owned(), "no".to_owned()], &mask, id(allowed[0].0) as Token, spelling)
+    }
+
+    fn assert_odds(allowed: &[(&str, f32)], expected: f32) {
+        let odds = odds_among(allowed).unwrap_or_else(|| panic!("none among {allowed:?}"));
+        assert!((odds - expected).abs() < 1e-6, "{odds} among {allowed:?}, not {expected}");
+    }
+
+    #[test]
+    fn odds_are_those_of_all_the_tokens_of_a_text() {
+        assert_odds(&[("yes", 3.0), ("no", 1.0)], 2.0);
+        assert_odds(&[("no", 1.0), ("yes", 3.0)], 2.0);
+        // ln(e^1 + e^1 + e^1) - ln(e^1)
+        assert_odds(&[("y", 1.0), ("yes", 1.0), (" yes", 1.0), ("n", 1.0)], 3.0f32.ln());
+        // The greatest logit need not win: ln(e^2) - ln(e^1.5 + e^1.5) < 0
+        assert_odds(&[("y", 2.0), ("n", 1.5), ("no", 1.5)], 0.5 - 2.0f32.ln());
+        // Logits that e^x would overflow, and differences that f32 would lose.
+        assert_odds(&[("yes", 1000.0), ("y", 1000.0), ("no", 999.0)], 1.0 + 2.0f32.ln());
+        assert_odds(&[("yes", -1000.0), ("no", 1000.0)], -2000.0);
+    }
+
+    #[test]
+    fn spaces_before_a_text_and_what_follows_it_leave_a_token_its_side() {
+        assert_odds(&[(" yes", 2.0), ("  n", 0.0)], 2.0);
+        assert_odds(&[("yes", 0.0), ("no.", 2.0)], -2.0);
+        // Spaces alone are on no side, however likely they are.
+        assert_odds(&[("yes", 2.0), ("no", 1.0), (" ", 50.0), ("   ", 50.0)], 1.0);
+        assert_eq!(odds_among(&[(" ", 50.0), ("yes", 2.0), ("no", 1.0)]), None, "nothing is decided by a space");
+    }
+
+    #[test]
+    fn where_more_is_allowed_than_two_texts_nothing_is_decided() {
+        let verdict = [("yes", 2.0), ("no", 1.0)];
+        assert_eq!(odds_among(&[verdict[0], verdict[1], ("a", 0.0)]), None, "another text");
+        assert_eq!(odds_among(&[verdict[0], verdict[1], ("</s>", 0.0)]), None, "the end");
+        assert_eq!(odds_among(&[("yes", 2.0), ("y", 1.0), (" ", 0.0)]), None, "one side only");
+        assert_eq!(odds_among(&[("no", 2.0)]), None, "no choice at all");
+        assert_eq!(odds_among(&TOKENS.map(|token| (token, 0.0))), None, "free text");
+        assert_eq!(odds_among(&[("yes", 2.0), ("no", f32::NEG_INFINITY)]), None, "infinite odds");
+        assert_eq!(odds_among(&[("yes", 2.0), ("no", 1.0), ("n", f32::NAN)]), None, "odds that are no number");
+    }
+
+    #[test]
+    fn a_common_beginning_belongs_to_neither_text() {
+        let spelt = ["n", "nod", "not"];
+        let choices = ["nod".to_owned(), "not".to_owned()];
+        let odds = |allowed: &[bool]| {
+            log_odds(&[0.0, 2.0, 1.0], &choices, &SimpleVob::from_slice(allowed), 1, |token| Some(spelt[token as usize].as_bytes()))
+        };
+        assert_eq!(odds(&[false, true, true]), Some(1.0));
+        assert_eq!(odds(&[true, true, true]), None);
+        let without = log_odds(&[0.0, 2.0, 1.0], &[], &SimpleVob::from_slice(&[false, true, true]), 1, |_| Some(b"nod"));
+        assert_eq!(without, None, "no choices");
     }
 }

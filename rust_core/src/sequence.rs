@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::grammar::Form;
-use crate::sampler::{choose, uniform};
+use crate::sampler::{choose, log_odds, uniform};
 use crate::scheduler::Phase;
 use crate::turn::{Completion, Facts, Finish, Outcome, Turn, numbered_path};
 use crate::vocab::{Token, Tokenizer};
@@ -120,14 +120,19 @@ impl Sequence {
         let token = match self.form.as_mut().map(Form::mask) {
             None => free,
             Some(mask) => {
-                let mask = mask.ok();
-                let bound = mask.as_ref().and_then(|mask| choose(logits, settings, &self.generated, Some(mask), random, &mut self.scratch));
-                let Some(bound) = bound else {
+                let bound = mask.ok().and_then(|mask| {
+                    let token = choose(logits, settings, &self.generated, Some(&mask), random, &mut self.scratch)?;
+                    Some((token, mask))
+                });
+                let Some((bound, mask)) = bound else {
                     // The form allows nothing, or llguidance gave up on it: that follows from the request, so it is an outcome.
                     self.finish = Some(Finish::None);
                     return Ok(());
                 };
-                self.facts.masked_tokens += u32::from(mask.is_some_and(|mask| !mask.is_allowed(free.cast_unsigned())));
+                self.facts.masked_tokens += u32::from(!mask.is_allowed(free.cast_unsigned()));
+                let spelling = |token| (!tokenizer.ends_turn(token)).then(|| tokenizer.bytes(token));
+                // Only the first place counts, where a form decides more than once.
+                self.facts.log_odds = self.facts.log_odds.or_else(|| log_odds(logits, &settings.choices, &mask, bound, spelling));
                 bound
             }
         };

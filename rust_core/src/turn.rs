@@ -32,6 +32,9 @@ pub struct Sampling {
     pub stop: Vec<String>,
     /// A Lark grammar that binds the completion.
     pub form: Option<String>,
+    /// The two texts between which the form decides; their log-odds are recorded. Empty: none. Not part of the request's hash: it changes
+    /// nothing of what is said.
+    pub choices: Vec<String>,
 }
 
 impl Sampling {
@@ -52,7 +55,18 @@ impl Sampling {
         if self.stop.iter().any(String::is_empty) {
             return Err(Error::Setting { name: "stop", value: "''".into(), expected: "a list of texts, none of them empty" });
         }
-        Ok(())
+        self.check_choices()
+    }
+
+    fn check_choices(&self) -> Result<()> {
+        let apart = match self.choices.as_slice() {
+            [] => true,
+            // Every text begins with an empty one.
+            [first, second] => !first.starts_with(second.as_str()) && !second.starts_with(first.as_str()),
+            _ => false,
+        };
+        let expected = "no texts, or two that are not empty and neither the beginning of the other";
+        if apart { Ok(()) } else { Err(Error::Setting { name: "choices", value: format!("{:?}", self.choices), expected }) }
     }
 
     fn hash(&self) -> Hash {
@@ -183,6 +197,8 @@ pub struct Facts {
     pub generated_tokens: u32,
     /// Generated tokens at which the token chosen without the form's mask would have broken the form.
     pub masked_tokens: u32,
+    /// ln P(first) - ln P(second) of the turn's two choices, by the model's own logits where the form decided between them, in nats.
+    pub log_odds: Option<f32>,
     /// From submission to a slot; from there to the first token; from there to the last.
     pub queued: Duration,
     pub prefill: Duration,
@@ -207,7 +223,17 @@ pub(crate) mod tests {
     use super::*;
 
     pub fn sampling() -> Sampling {
-        Sampling { max_tokens: 8, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, stop: vec![], form: None }
+        Sampling {
+            max_tokens: 8,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            stop: vec![],
+            form: None,
+            choices: vec![],
+        }
     }
 
     fn turn(seed: u64, path: &str, attempt: u32, text: &str, trusted: bool, sampling: Sampling) -> Turn {
@@ -236,6 +262,23 @@ pub(crate) mod tests {
         ];
         for (i, other) in others.iter().enumerate() {
             assert_ne!(base.request, other.request, "variant {i}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_measured_is_not_in_the_request() {
+        let measured = Sampling { choices: vec!["yes".into(), "no".into()], ..sampling() };
+        assert_eq!(turn(7, "a", 1, "hello", false, sampling()).request, turn(7, "a", 1, "hello", false, measured).request);
+    }
+
+    #[test]
+    fn choices_are_none_or_two_that_part() {
+        let check = |choices: &[&str]| Sampling { choices: choices.iter().map(ToString::to_string).collect(), ..sampling() }.check();
+        for good in [&[][..], &["yes", "no"], &["not", "nor"], &["a", "b a"]] {
+            assert_eq!(check(good), Ok(()), "{good:?}");
+        }
+        for bad in [&["yes"][..], &["yes", "no", "maybe"], &["", "no"], &["yes", ""], &["no", "no"], &["no", "none"], &["none", "no"]] {
+            assert!(matches!(check(bad), Err(Error::Setting { name: "choices", .. })), "{bad:?}");
         }
     }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use matrix_core::batch::Rectangle;
 use matrix_core::engine::{Answer, Engine, Options};
 use matrix_core::error::Error;
 use matrix_core::hash::Hash;
+use matrix_core::model::Model;
 use matrix_core::scripted::{ByteVocab, Scripted};
 use matrix_core::turn::{Completion, Finish, Outcome, Sampling, Segment, Turn};
 use matrix_core::vocab::Tokenizer;
@@ -24,7 +26,17 @@ fn open_on(model: Scripted, prefix_reuse: bool) -> Engine {
 }
 
 fn sampling(max_tokens: u32) -> Sampling {
-    Sampling { max_tokens, temperature: 0.7, top_k: 0, top_p: 0.9, min_p: 0.0, repetition_penalty: 1.1, stop: vec!["!".into()], form: None }
+    Sampling {
+        max_tokens,
+        temperature: 0.7,
+        top_k: 0,
+        top_p: 0.9,
+        min_p: 0.0,
+        repetition_penalty: 1.1,
+        stop: vec!["!".into()],
+        form: None,
+        choices: vec![],
+    }
 }
 
 fn turn(scene: &str, path: &str, prompt: &str, sampling: Sampling) -> Turn {
@@ -138,6 +150,90 @@ fn forms_bind_and_a_cut_form_is_failed() {
     assert_eq!(answers["verdict"].1, Finish::Form);
     assert_eq!((answers["list"].0.split(", ").count(), answers["list"].2), (3, Outcome::Text), "{answers:?}");
     assert_eq!((answers["cut"].1, answers["cut"].2), (Finish::Length, Outcome::FormFailed));
+}
+
+const VERDICT: &str = "start: REASON \"\\nVerdict: \" VERDICT\nREASON: /[mnyz]{20}/\nVERDICT: \"yes\" | \"no\"";
+
+/// Settings of a verdict, whose reason is full of the letters that the verdict begins with.
+fn verdict(temperature: f32, repetition_penalty: f32) -> Sampling {
+    let choices = vec!["yes".into(), "no".into()];
+    Sampling { temperature, repetition_penalty, stop: vec![], form: Some(VERDICT.into()), choices, ..sampling(60) }
+}
+
+fn completions(answers: Vec<Answer>) -> Vec<(Turn, Completion)> {
+    answers.into_iter().map(|answer| (answer.turn, answer.result.unwrap())).collect()
+}
+
+/// How much likelier than "n" the model finds "y" after the turn's prompt and a text.
+fn odds_after(turn: &Turn, text: &str) -> f32 {
+    let mut tokens = Tokenizer::new(Box::new(ByteVocab::default())).unwrap().encode(&turn.segments).unwrap();
+    tokens.extend(text.bytes().map(i32::from));
+    let mut rectangle = Rectangle::new(0, tokens.len());
+    rectangle.push_row(&tokens, 0, true);
+    let mut model = Scripted::new(1, CONTEXT, CONTEXT);
+    model.decode(&rectangle).unwrap();
+    let logits = model.logits().unwrap()[0];
+    logits[usize::from(b'y')] - logits[usize::from(b'n')]
+}
+
+#[test]
+fn log_odds_are_those_of_the_bare_logits_where_the_form_decides() {
+    let settings = [(0.0, 1.0), (0.0, 3.0), (2.0, 1.0), (2.0, 3.0)];
+    let turns = (0..24).map(|i| turn("s", &format!("t{i}"), &format!("Is {i} odd?"), verdict(settings[i % 4].0, settings[i % 4].1)));
+    let (mut against, mut verdicts) = (0, [0, 0]);
+    for (turn, completion) in completions(run(&open(5, 64, true), turns.collect())) {
+        let (before, verdict) = completion.text.rsplit_once(' ').unwrap();
+        let odds = completion.facts.log_odds.unwrap();
+        assert_eq!(Some(odds), Some(odds_after(&turn, &format!("{before} "))), "{completion:?}");
+        let likelier = if odds > 0.0 { "yes" } else { "no" };
+        if turn.sampling == self::verdict(0.0, 1.0) {
+            assert_eq!(verdict, likelier, "{completion:?}");
+        }
+        against += usize::from(verdict != likelier);
+        verdicts[usize::from(odds > 0.0)] += 1;
+    }
+    // Neither penalty nor temperature enters the odds: they made some verdicts the less likely one.
+    assert!(against > 0 && verdicts[0] > 0 && verdicts[1] > 0, "{against} against, {verdicts:?}");
+}
+
+#[test]
+fn choices_change_nothing_of_what_is_said() {
+    let turns = |choices: &[&str]| {
+        let choices: Vec<String> = choices.iter().map(ToString::to_string).collect();
+        let settings = Sampling { choices, ..verdict(1.0, 1.1) };
+        (0..6).map(|i| turn("s", &format!("t{i}"), "Is it so?", settings.clone())).collect::<Vec<_>>()
+    };
+    let answers = |choices: &[&str]| {
+        let answers = completions(run(&open(3, 64, true), turns(choices)));
+        answers.into_iter().map(|(turn, completion)| (turn.path, completion)).collect::<BTreeMap<_, _>>()
+    };
+    let (none, forth, back, other) = (answers(&[]), answers(&["yes", "no"]), answers(&["no", "yes"]), answers(&["yes", "maybe"]));
+    for (path, plain) in &none {
+        for same in [&forth[path], &back[path], &other[path]] {
+            assert_eq!((&same.text, same.request, same.finish), (&plain.text, plain.request, plain.finish));
+        }
+        assert_eq!((plain.facts.log_odds, other[path].facts.log_odds), (None, None));
+        let (forth, back) = (forth[path].facts.log_odds, back[path].facts.log_odds);
+        assert!(forth.is_some());
+        assert_eq!(forth, back.map(|odds| -odds));
+    }
+}
+
+#[test]
+fn log_odds_are_taken_once_and_only_where_a_form_decides() {
+    let form = |form: Option<&str>| Sampling { form: form.map(str::to_owned), ..verdict(0.7, 1.0) };
+    let twice = "start: V \" but \" V\nV: \"yes\" | \"no\"";
+    let turns = vec![
+        turn("s", "twice", "Is it so?", form(Some(twice))),
+        turn("s", "no form", "Is it so?", form(None)),
+        turn("s", "free text", "Is it so?", form(Some("start: /[a-z ]{5,9}/"))),
+        turn("s", "one text", "Is it so?", form(Some("start: \"yes\""))),
+    ];
+    let answers = completions(run(&open(4, 64, true), turns));
+    for (turn, completion) in answers {
+        let expected = (turn.path == "twice").then(|| odds_after(&turn, ""));
+        assert_eq!(completion.facts.log_odds, expected, "{completion:?}");
+    }
 }
 
 #[test]

@@ -64,6 +64,7 @@ fn turn(vector: &Value) -> Turn {
         repetition_penalty: float(&settings["repetition_penalty"]),
         stop: list(&settings["stop"]).iter().map(|stop| text(stop).to_owned()).collect(),
         form: settings["form"].as_str().map(str::to_owned),
+        choices: vec![],
     };
     let segment = |pair: &Value| Segment { text: text(&pair[0]).to_owned(), trusted: pair[1].as_bool().unwrap() };
     let segments = list(&vector["segments"]).iter().map(segment).collect();

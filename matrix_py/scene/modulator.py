@@ -1,0 +1,94 @@
+"""The modulator: is an action possible there and then, who notices it, and what harm may it do.
+
+Its turns about one action share their prompt up to the question, so that the engine computes it once: see `prompts/matrix/modulator.txt`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matrix_py.events import ActionOrigin
+from matrix_py.scene import forms
+from matrix_py.scene.casting import Cast, Role
+from matrix_py.scene.context import Scene
+from matrix_py.scene.quote import Quote
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a role sets out to do.
+
+    Attributes:
+        path: name of the action in the scene; the turns about it lie under it.
+        depth: 0 for the ego's act, else the number of the wave.
+        causes: paths of the actions that it answers.
+    """
+
+    path: str
+    role: Role
+    origin: ActionOrigin
+    step: int
+    depth: int
+    causes: tuple[str, ...]
+    text: Quote
+
+    @property
+    def line(self) -> Quote:
+        """The proposal as a line of a prompt."""
+        return Quote.of(f"{self.role.name}: {self.text}", self.role.name, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the modulator said of a proposal.
+
+    Attributes:
+        reason: of the verdict.
+        recipients: names of the roles that notice it, in the order of the cast.
+        noticing: the reply that said so.
+        critique: severity and text of what harm it may do.
+    """
+
+    feasible: bool
+    reason: Quote
+    recipients: tuple[Quote, ...]
+    noticing: Quote
+    critique: tuple[int, Quote] | None
+
+
+async def judge(scene: Scene, cast: Cast, proposal: Proposal, *, response: str, story: Sequence[str]) -> Judgement:
+    """Put a proposal to the modulator, after the story so far. Of what is possible it also says who notices it and what harm it does."""
+    shared: dict[str, Any] = {
+        "instruction": scene.instruction,
+        "response": response,
+        "roles": [role.card for role in cast.everyone],
+        "story": list(story) or ["Nothing yet."],
+        "action": proposal.line,
+    }
+    path = f"{proposal.path}/feasible"
+    verdict = await scene.turn("feasible", path=path, form=forms.VERDICT, fallback=forms.VERDICT_FALLBACK, choices=forms.VERDICTS, **shared)
+    feasible, reason = forms.read_verdict(verdict.text)
+    if not feasible:
+        return Judgement(feasible, reason, (), Quote(forms.NOBODY), None)
+    others = [role.name for role in cast.everyone if role is not proposal.role]
+    noticing, critique = await scene.gather(_recipients(scene, proposal, others, shared), _critique(scene, proposal, shared))
+    return Judgement(feasible, reason, tuple(forms.read_some_of(noticing, others)), noticing, forms.read_critique(critique))
+
+
+async def _recipients(scene: Scene, proposal: Proposal, others: Sequence[Quote], shared: dict[str, Any]) -> Quote:
+    if not others:
+        return Quote(forms.NOBODY)
+    reply = await scene.turn(
+        "recipients",
+        path=f"{proposal.path}/recipients",
+        form=forms.some_of(others),
+        fallback=forms.NOBODY,
+        times=len(others),
+        others=others,
+        **shared,
+    )
+    return reply.text
+
+
+async def _critique(scene: Scene, proposal: Proposal, shared: dict[str, Any]) -> Quote:
+    return (await scene.turn("critique", path=f"{proposal.path}/critique", form=forms.CRITIQUE, fallback=forms.NONE, **shared)).text

@@ -1,0 +1,32 @@
+"""Text that turns gave, and the turns that gave it."""
+
+from collections.abc import Iterable
+from typing import Self
+
+
+class Quote(str):
+    """A text that remembers the turns it was made from: a `str` like any other, but for `turns`.
+
+    What scene code puts together with `+` or an f-string is a plain `str` and remembers nothing: use `of` there.
+
+    Attributes:
+        turns: paths of turns (`path#2` for a second attempt), in order, each once.
+    """
+
+    turns: tuple[str, ...]
+
+    def __new__(cls, text: str, turns: Iterable[str] = ()) -> Self:
+        """Make a quote of `text` from these turns."""
+        quote = super().__new__(cls, text)
+        quote.turns = tuple(dict.fromkeys(turns))
+        return quote
+
+    @classmethod
+    def of(cls, text: str, *sources: str) -> Self:
+        """Make a quote of `text`, from the turns that the sources are made from; a source that is no quote counts for nothing."""
+        return cls(text, turns_of(*sources))
+
+
+def turns_of(*texts: str) -> tuple[str, ...]:
+    """Return the turns that texts are made from, in order, each once."""
+    return tuple(dict.fromkeys(turn for text in texts if isinstance(text, Quote) for turn in text.turns))
