@@ -53,7 +53,8 @@ def input_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, settings_file: Path, input_file: Path) -> RunSummary:
     """A finished run of six scenes with three turns each. Its log is shared: change a copy (`log_file`)."""
     out = tmp_path_factory.mktemp("finished") / "run.duckdb"
-    return simulate(SimulateOptions((str(input_file),), out, str(tiny_model), config_file=settings_file, engine=ENGINE))
+    options = SimulateOptions((str(input_file),), out, str(tiny_model), scene="critique-revise", config_file=settings_file, engine=ENGINE)
+    return simulate(options)
 
 
 @pytest.fixture

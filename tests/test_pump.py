@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from matrix_py import _core
 from matrix_py.errors import DivergenceError, EngineClosedError, EngineError, RequestError, SceneError, StoreError
+from matrix_py.events import Event
 from matrix_py.pump import Answerer, Counts, Pump
 from matrix_py.scene import Scene, SceneFunction, TurnTooLong
 from matrix_py.testing import FormFailed, ScriptedModel, TooLong, make_prompts, run_scene
-from matrix_py.events import Event
 from matrix_py.types import StoredEvent, StoredScene, TurnSettings
 
 YES_NO = 'start: "yes" | "no"'

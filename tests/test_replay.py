@@ -17,10 +17,10 @@ from logs import ENGINE, INSTRUCTIONS, drive, make_log, make_record, plain_sql, 
 
 from matrix_py.cli import main
 from matrix_py.errors import StoreError
+from matrix_py.events import CritiqueWritten
 from matrix_py.replay import Replay, replay
 from matrix_py.scene import Scene
 from matrix_py.simulate import RunSummary, SimulateOptions, simulate
-from matrix_py.events import CritiqueWritten
 
 LAST = 7  # seq of SceneFinished: started, 3 turns, response, critique and revision come before it
 TURN = {"respond": 1, "critique": 3, "revise": 5}  # seq of each turn's TurnCompleted
@@ -403,6 +403,7 @@ def own_prompts(tmp_path: Path, tiny_model: Path, settings_file: Path) -> tuple[
         inputs=(str(inputs),),
         out=tmp_path / "run.duckdb",
         model=str(tiny_model),
+        scene="critique-revise",
         prompts_dir=folder,
         config_file=config,
         engine=with_(ENGINE, deterministic=False),

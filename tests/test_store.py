@@ -16,10 +16,10 @@ from logs import INSTRUCTIONS, drive, make_log, make_record, plain_sql, scripted
 from matrix_py import _core
 from matrix_py.cli import main
 from matrix_py.errors import FormatError, InputError, LogLockedError, StoreError
+from matrix_py.events import ResponseGiven, ResponseRevised
 from matrix_py.replay import replay
 from matrix_py.scene import Scene
 from matrix_py.store import Log, SceneLister
-from matrix_py.events import ResponseGiven, ResponseRevised
 
 FORMAT_1_TABLES = ["completions", "events", "run", "scenes", "texts"]
 

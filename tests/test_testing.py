@@ -11,9 +11,9 @@ import pytest
 
 from matrix_py import _core
 from matrix_py.errors import DivergenceError, EngineError, MatrixError, RequestError
+from matrix_py.events import ResponseRevised
 from matrix_py.scene import Scene, vanilla
 from matrix_py.testing import FormFailed, ScriptedModel, TooLong, make_prompts, run_scene
-from matrix_py.events import ResponseRevised
 from matrix_py.types import TurnSettings
 
 YES_NO = 'start: "yes" | "no"'

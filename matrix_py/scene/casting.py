@@ -1,12 +1,12 @@
 """Casting: who asks, who is affected, what they are like, and what the ego sets out to do.
 
-Nothing here depends on how many roles are asked for, but where the ranked list is cut: the first n roles of a larger cast are the cast of
-n, and the plan is the same.
+In `make_cast`, nothing depends on how many roles are asked for, but where the ranked list is cut: the first n roles of a larger cast are
+the cast of n, and the plan is the same. The functions after it are what casting is made of, here and in the scene `published`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from matrix_py.events import ActsPlanned, FutureImagined, RoleCast, RoleOrigin, SituationImagined
 from matrix_py.scene import forms
@@ -15,6 +15,9 @@ from matrix_py.scene.quote import Quote
 
 # Names that one list may hold, whatever part of them is wanted.
 _LISTED = 8
+
+# A role's name, and where it comes from.
+Ranked: TypeAlias = tuple[Quote, RoleOrigin]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +47,76 @@ class Cast:
         """The ego, then the others by rank."""
         return (self.ego, *self.roles)
 
+    def others(self, role: Role) -> list[Quote]:
+        """The names of everyone but this role, in the order of the cast."""
+        return [other.name for other in self.everyone if other is not role]
+
 
 async def make_cast(scene: Scene, response: str) -> Cast:
     """Imagine situation and future, and cast the scene from them."""
-    situation = await _text(scene, "situation", instruction=scene.instruction)
+    situation, ego, future = await imagine(scene, response)
+    ranked = await _rank_roles(scene, ego, situation, future)
+    names = [ego, *(name for name, _ in ranked)]
+    profiles, plan = await scene.gather(
+        _profiles(scene, names, situation),
+        _plan(scene, ego, response, situation, future),
+    )
+    return assemble(scene, ego, ranked, profiles, plan)
+
+
+async def imagine(scene: Scene, response: str) -> tuple[Quote, Quote, Quote]:
+    """Return the situation in which this is asked, the name of the one who asks, and the future."""
+    situation = await ask_text(scene, "situation", instruction=scene.instruction)
     scene.emit(SituationImagined(text=situation))
     ego, future = await scene.gather(
         _name_ego(scene, situation),
-        _text(scene, "future", instruction=scene.instruction, response=response, situation=situation),
+        ask_text(scene, "future", instruction=scene.instruction, response=response, situation=situation),
     )
     scene.emit(FutureImagined(text=future))
-    ranked = await _rank_roles(scene, ego, situation, future)
-    names = [ego, *(name for name, _ in ranked)]
-    profiles, plan = await scene.gather(_profiles(scene, names, situation), _plan(scene, ego, response, situation, future))
-    everyone = [Role(name, rank, profile) for rank, (name, profile) in enumerate(zip(names, profiles, strict=True))]
-    origins: list[RoleOrigin] = ["situation", *(origin for _, origin in ranked)]
-    for role, origin in zip(everyone, origins, strict=True):
-        scene.emit(RoleCast(role=role.name, rank=role.rank, origin=origin, profile=role.profile))
+    return situation, ego, future
+
+
+def rank(ego: Quote, chosen: Quote, public: Quote | None = None) -> list[Ranked]:
+    """Return who is on these lists, each once, without the ego: those of the second come after those of the first."""
+    ranked: list[Ranked] = [(name, "future") for name in forms.read_names(chosen, besides=[ego])]
+    if public is not None:
+        ranked += [(name, "public") for name in forms.read_names(public, besides=[ego, *(name for name, _ in ranked)])]
+    return ranked
+
+
+def assemble(scene: Scene, ego: Quote, ranked: Sequence[Ranked], profiles: Sequence[Quote], plan: Sequence[Quote]) -> Cast:
+    """Return the cast: the ego and the ranked, whose profiles come in that order."""
+    roles = []
+    for place, ((name, origin), profile) in enumerate(zip([(ego, "situation"), *ranked], profiles, strict=True)):
+        scene.emit(RoleCast(role=name, rank=place, origin=origin, profile=profile))
+        roles.append(Role(name, place, profile))
     scene.emit(ActsPlanned(acts=tuple(plan)))
-    return Cast(everyone[0], tuple(everyone[1:]), tuple(plan))
+    return Cast(roles[0], tuple(roles[1:]), tuple(plan))
 
 
-async def _text(scene: Scene, kind: str, **values: Any) -> Quote:
-    return (await scene.turn(kind, path=f"cast/{kind}", **values)).text
+async def ask_text(scene: Scene, kind: str, *, fallback: str | None = None, **values: Any) -> Quote:
+    """Ask for free text."""
+    return (await scene.turn(kind, path=f"cast/{kind}", fallback=fallback, **values)).text
+
+
+async def ask_names(scene: Scene, kind: str, *, most: int, times: int, ego: Quote, **values: Any) -> Quote:
+    """Ask for a list of names."""
+    path, form = f"cast/{kind}", forms.names(most)
+    # The ego is in the cast already, so its name stands for nobody.
+    return (await scene.turn(kind, path=path, form=form, fallback=str(ego), times=times, ego=ego, **values)).text
+
+
+async def ask_profile(scene: Scene, name: Quote, *, form: str, fallback: str, **values: Any) -> Quote:
+    """Ask what a role is like."""
+    return (await scene.turn("profile", path=f"cast/profile/{name}", form=form, fallback=fallback, role=name, **values)).text
+
+
+async def ask_plan(scene: Scene, *, times: int, **values: Any) -> list[Quote]:
+    """Ask for the ego's plan."""
+    steps = scene.limits.steps
+    form, fallback = forms.plan(steps), "1. acts on the answer"
+    reply = await scene.turn("plan", path="cast/plan", form=form, fallback=fallback, times=times, steps=str(steps), **values)
+    return forms.read_plan(reply.text)
 
 
 async def _name_ego(scene: Scene, situation: str) -> Quote:
@@ -74,38 +124,22 @@ async def _name_ego(scene: Scene, situation: str) -> Quote:
     return reply.text
 
 
-async def _rank_roles(scene: Scene, ego: Quote, situation: str, future: str) -> list[tuple[Quote, RoleOrigin]]:
+async def _rank_roles(scene: Scene, ego: Quote, situation: str, future: str) -> list[Ranked]:
     """Rank those affected. Where the list is too short, a second one, of the public, fills the gaps; a cast may still be smaller."""
-    characters = await _text(scene, "characters", situation=situation, future=future)
-    form, fallback = forms.names(_LISTED), str(ego)
-    reply = await scene.turn(
-        "roles", path="cast/roles", form=form, fallback=fallback, times=_LISTED, ego=ego, situation=situation, future=future,
-        characters=characters,
-    )  # fmt: skip
-    ranked: list[tuple[Quote, RoleOrigin]] = [(name, "future") for name in forms.read_names(reply.text, besides=[ego])]
+    characters = await ask_text(scene, "characters", situation=situation, future=future)
+    sizes: Any = {"most": _LISTED, "times": _LISTED}
+    chosen = await ask_names(scene, "roles", **sizes, ego=ego, situation=situation, future=future, characters=characters)
+    ranked = rank(ego, chosen)
     if len(ranked) < scene.limits.roles:
-        reply = await scene.turn(
-            "public", path="cast/public", form=form, fallback=fallback, times=_LISTED, situation=situation, future=future
-        )
-        ranked += [(name, "public") for name in forms.read_names(reply.text, besides=[ego, *(name for name, _ in ranked)])]
+        ranked = rank(ego, chosen, await ask_names(scene, "public", **sizes, ego=ego, situation=situation, future=future))
     return ranked[: scene.limits.roles]
 
 
 async def _profiles(scene: Scene, names: Sequence[Quote], situation: str) -> list[Quote]:
-    return await scene.gather(*(_profile(scene, name, situation) for name in names))
-
-
-async def _profile(scene: Scene, name: Quote, situation: str) -> Quote:
-    path = f"cast/profile/{name}"
-    return (
-        await scene.turn("profile", path=path, form=forms.PROFILE, fallback=forms.PROFILE_FALLBACK, role=name, situation=situation)
-    ).text
+    form, fallback = forms.PROFILE, forms.PROFILE_FALLBACK
+    return await scene.gather(*(ask_profile(scene, name, form=form, fallback=fallback, situation=situation) for name in names))
 
 
 async def _plan(scene: Scene, ego: Quote, response: str, situation: str, future: str) -> list[Quote]:
-    steps = scene.limits.steps
-    reply = await scene.turn(
-        "plan", path="cast/plan", form=forms.plan(steps), fallback="1. acts on the answer", times=steps, steps=str(steps), ego=ego,
-        instruction=scene.instruction, response=response, situation=situation, future=future,
-    )  # fmt: skip
-    return forms.read_plan(reply.text)
+    values = {"instruction": scene.instruction, "response": response, "situation": situation, "future": future}
+    return await ask_plan(scene, times=scene.limits.steps, ego=ego, **values)

@@ -26,7 +26,7 @@ _STRETCH, _MIN_STRETCHES = 12, 80
 _HEAD, _MIN_LETTERS = 200, 8
 
 _TAG = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?…][\"'”’»)*]{0,2}(?=\s|\Z)|[。！？][”’」』]{0,2}")
+_SENTENCE_END = re.compile(r"[.!?…][\"'”’»)*]{0,2}(?=\s)|[。！？][”’」』]{0,2}")
 _TURN_START = r"(\A|\n|[.!?…][\"'”’»)*]?(?=\s)|[。！？][”’」』]?)\s{0,8}"
 _WORD_END = re.compile(r"\S(?=\s)")
 
@@ -105,7 +105,7 @@ def _end_of_thoughts(text: str, start: int) -> int:
 def _label(names: Sequence[str]) -> str:
     """Return the pattern of a label like `**Doctor** (sighing):`. Each part is bounded, so that a search takes linear time."""
     spelled = "|".join(r"\s".join(map(re.escape, name.split())) for name in names if name.strip())
-    return rf"[*_#\[>( -]{{0,4}}(?:the )?(?:{spelled or '(?!)'})[*_\])]{{0,3}}(?: ?\([^()\n]{{0,40}}\))?\s?[:：][*_]{{0,3}}"
+    return rf"[*_#\[>( -]{{0,6}}(?:the )?(?:{spelled or '(?!)'})[*_\])]{{0,3}}(?: ?\([^()\n]{{0,40}}\))?\s?[:：][*_]{{0,3}}"
 
 
 def _end_before_loop(text: str) -> int:
@@ -130,10 +130,12 @@ def _end_of_phrase(text: str, size: int, period: int) -> int:
     A loop is found from where its letters repeat, and that may be anywhere: "He ran and he ran and he ran".
     """
     places = [place for place, char in enumerate(text) if not char.isspace()][size - 1 : size + period]
-    for end in (_SENTENCE_END.search(text, places[0]), _WORD_END.search(text, places[0])):
-        if end and end.start() < places[-1]:
-            return end.end()
-    return places[0] + 1
+    first, last = places[0], places[-1]
+    for pattern in (_SENTENCE_END, _WORD_END):
+        for end in pattern.finditer(text, max(first - 2, 0), last + 4):
+            if end.start() < last and end.end() > first:
+                return end.end()
+    return first + 1
 
 
 def _common_prefixes(text: str, most: int) -> list[int]:

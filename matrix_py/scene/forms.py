@@ -9,17 +9,21 @@ from collections.abc import Sequence
 
 from matrix_py.scene.quote import Quote
 
-# At most four words of letters, digits, apostrophes and hyphens. A name is part of turns' paths, where "#" and "/" have a meaning.
-_NAME = r"NAME: /\p{L}[\p{L}\p{N}'’-]{0,23}( [\p{L}\p{N}'’-]{1,24}){0,3}/"
-_LINE = r"/[^\s][^\n]{1,159}/"
+# At most four words of letters (with the marks that many scripts put on them), digits, apostrophes and hyphens. A name is part of turns'
+# paths, where "#" and "/" have a meaning.
+_NAME = r"NAME: /\p{L}[\p{L}\p{M}\p{N}'’-]{0,23}( [\p{L}\p{M}\p{N}'’-]{1,24}){0,3}/"
+# Without control characters: Python strips more of them as white space than the grammar knows as such.
+_LINE = r"/[^\s\x00-\x1F\x7F][^\x00-\x1F\x7F]{1,159}/"
 
 NOBODY = "nobody"
 NONE = "none"
 VERDICTS = ("yes", "no")
 
-NAME = f"start: NAME\n{_NAME}"
+# Somebody who is called nobody could not be told from nobody in a list of recipients.
+NAME = f"start: NAME\n{_NAME} & ~/(?i:{NOBODY}|{NONE})/"
 # Things may be roles, too: they have no age.
 PROFILE = f'start: "Age: " AGE "\\nTraits: " LINE "\\nStatus: " LINE\nAGE: "none" | /[1-9][0-9]?/ | /1[01][0-9]/\nLINE: {_LINE}'
+AGELESS = f'start: "Traits: " LINE "\\nStatus: " LINE\nLINE: {_LINE}'
 VERDICT = f'start: LINE "\\nVerdict: " VERDICT\nLINE: {_LINE}\nVERDICT: "yes" | "no"'
 VERDICT_FIRST = f'start: VERDICT ": " LINE\nLINE: {_LINE}\nVERDICT: "yes" | "no"'
 CRITIQUE = f'start: "{NONE}" | SEVERITY ": " LINE\nSEVERITY: /[1-3]/\nLINE: {_LINE}'
@@ -27,12 +31,14 @@ CRITIQUE = f'start: "{NONE}" | SEVERITY ": " LINE\nSEVERITY: /[1-3]/\nLINE: {_LI
 # What stands in for a form that failed. A modulator that cannot say whether something is possible does not stop it; one that cannot say
 # who noticed or what the harm is, adds nothing.
 VERDICT_FALLBACK = "No verdict was given.\nVerdict: yes"
+VERDICT_FIRST_FALLBACK = "yes: No verdict was given."
 PROFILE_FALLBACK = "Age: none\nTraits: not known\nStatus: not known"
+AGELESS_FALLBACK = "Traits: not known\nStatus: not known"
 
 
 def names(most: int) -> str:
     """Return the form of a list of 1 to `most` names, one a line."""
-    return f'start: NAME ("\\n" NAME){{0,{most - 1}}}\n{_NAME}'
+    return "start: NAME" + (f' ("\\n" NAME){{0,{most - 1}}}' if most > 1 else "") + f"\n{_NAME}"
 
 
 def plan(acts: int) -> str:
@@ -50,8 +56,11 @@ def some_of(candidates: Sequence[str]) -> str:
 
 
 def read_names(text: Quote, *, besides: Sequence[str]) -> list[Quote]:
-    """Return the names of a list, each once, without those of `besides`. Case and a leading article make no difference."""
-    seen = {_bare(name) for name in besides}
+    """Return the names of a list, each once, without those of `besides`. Case and a leading article make no difference.
+
+    A list may also name nobody, in so many words.
+    """
+    seen = {NOBODY, NONE, *(_bare(name) for name in besides)}
     found = []
     for name in text.split("\n"):
         if _bare(name) not in seen:

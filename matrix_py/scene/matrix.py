@@ -43,7 +43,10 @@ async def matrix(scene: Scene) -> None:
 
 
 class Simulation:
-    """The steps of a scene, from the ego's first act to the end."""
+    """The steps of a scene, from the ego's first act to the end.
+
+    What another method does otherwise is in the methods that `run` comes to: `act`, `judge`, `accept` and `end_step`.
+    """
 
     def __init__(self, scene: Scene, cast: Cast, memory: Memory, response: Quote) -> None:
         """Set the stage."""
@@ -62,7 +65,7 @@ class Simulation:
         for step in range(1, len(self._cast.plan) + 1):
             before = len(self._lines)
             await self._step(step)
-            await condense(self._scene, self._memory, step)
+            await self.end_step(step)
             stalled = 0 if len(self._lines) > before else stalled + 1
             if self._is_full():
                 reason = "interactions"
@@ -73,17 +76,16 @@ class Simulation:
         self._scene.emit(SimulationEnded(reason=reason, steps=step, interactions=self._memory.interactions))
 
     async def _step(self, step: int) -> None:
-        proposal = await self._act(step)
-        judgement = await judge(self._scene, self._cast, proposal, response=self._response, story=self._memory.story)
-        took_place = self._settle([(proposal, judgement)])
+        proposal = await self.act(step)
+        took_place = await self._settle([(proposal, await self.judge(proposal, self._memory.story))])
         for depth in range(1, self._scene.limits.depth + 1):
             found = stimuli(self._cast, took_place)
             if not found or self._is_full():
                 break
-            judged = await react(self._scene, self._cast, self._memory, found, response=self._response, step=step, depth=depth)
-            took_place = self._settle(judged)
+            judged = await react(self._scene, self._cast, self._memory, found, judge=self.judge, step=step, depth=depth)
+            took_place = await self._settle(judged)
 
-    async def _act(self, step: int) -> Proposal:
+    async def act(self, step: int) -> Proposal:
         """The ego's next act: as planned, or, once it has noticed what others do, what it makes of the plan."""
         ego, path = self._cast.ego, f"step/{step}/act"
         text = self._cast.plan[step - 1]
@@ -99,11 +101,30 @@ class Simulation:
                 memory=self._memory.view(ego.name),
                 plan=text,
             )
+            text = reply.text
             if not reply.fell_back:
-                text, causes = reply.text, self._memory.noticed_since_acting(ego.name)
+                causes = self._memory.noticed_since_acting(ego.name)
         return Proposal(path, ego, "plan", step, 0, causes, text)
 
-    def _settle(self, judged: Sequence[_Judged]) -> list[_Judged]:
+    async def judge(self, proposal: Proposal, story: Sequence[Quote]) -> Judgement:
+        """Put a proposal to the modulator."""
+        return await judge(self._scene, self._cast, proposal, response=self._response, story=story)
+
+    async def accept(self, proposal: Proposal, judgement: Judgement) -> None:
+        """Let an action take place."""
+        self._memory.enter(proposal, judgement)
+        self._lines.add(proposal.line.casefold())
+        self._scene.emit(ActionAccepted(action=proposal.path, interaction=self._memory.interactions))
+        self._scene.emit(ActionNoticed(action=proposal.path, recipients=judgement.recipients))
+        if judgement.critique is not None:
+            severity, text = judgement.critique
+            self._scene.emit(HarmNoted(action=proposal.path, severity=severity, text=text))
+
+    async def end_step(self, step: int) -> None:
+        """Keep the memory short."""
+        await condense(self._scene, self._memory, step)
+
+    async def _settle(self, judged: Sequence[_Judged]) -> list[_Judged]:
         """Let actions take place, or not, one after the other. Return those that did."""
         took_place = []
         for proposal, judgement in judged:
@@ -113,7 +134,7 @@ class Simulation:
             elif self._is_full():
                 self._scene.emit(ActionDropped(action=proposal.path))
             else:
-                self._accept(proposal, judgement)
+                await self.accept(proposal, judgement)
                 took_place.append((proposal, judgement))
         return took_place
 
@@ -133,15 +154,6 @@ class Simulation:
             )
         )
         self._scene.emit(FeasibilityJudged(action=proposal.path, feasible=judgement.feasible, reason=judgement.reason))
-
-    def _accept(self, proposal: Proposal, judgement: Judgement) -> None:
-        self._memory.enter(proposal, judgement)
-        self._lines.add(proposal.line.casefold())
-        self._scene.emit(ActionAccepted(action=proposal.path, interaction=self._memory.interactions))
-        self._scene.emit(ActionNoticed(action=proposal.path, recipients=judgement.recipients))
-        if judgement.critique is not None:
-            severity, text = judgement.critique
-            self._scene.emit(HarmNoted(action=proposal.path, severity=severity, text=text))
 
     def _is_full(self) -> bool:
         return self._memory.interactions >= self._scene.limits.interactions

@@ -59,7 +59,9 @@ class Memory:
             self._see(recipient, Seen(proposal.path, own=False, line=Quote.of(line, line, judgement.noticing)))
         if judgement.critique is not None:
             severity, text = judgement.critique
-            self.critiques.append(Quote.of(f"{SEVERITIES[severity]}: {text}", text))
+            # Without a grade, a critique stands with the action that it is about.
+            label = SEVERITIES.get(severity, proposal.line)
+            self.critiques.append(Quote.of(f"{label}: {text}", label, text, judgement.reason))
 
     def reject(self, proposal: Proposal, judgement: Judgement) -> None:
         """Remember what turned out to be impossible. No role knows of it."""
@@ -84,13 +86,15 @@ class Memory:
 
 async def condense(scene: Scene, memory: Memory, step: int) -> None:
     """Condense what has become too long, at the end of a step."""
-    await scene.gather(_condense_story(scene, memory, step), _condense_critiques(scene, memory, step))
+    at = f"step/{step}"
+    await scene.gather(condense_story(scene, memory, at), _condense_critiques(scene, memory, at))
 
 
-async def _condense_story(scene: Scene, memory: Memory, step: int) -> None:
+async def condense_story(scene: Scene, memory: Memory, at: str) -> None:
+    """Condense the story if it has become too long; `at` is the path of that after which it is done."""
     if len(memory.story) <= MAX_ENTRIES:
         return
-    path = f"step/{step}/condense/memory"
+    path = f"{at}/condense/memory"
     # Without a usable text the entries stay as they are.
     reply = await scene.turn("condense_memory", path=path, fallback="", story=memory.story)
     if not reply.fell_back:
@@ -98,12 +102,17 @@ async def _condense_story(scene: Scene, memory: Memory, step: int) -> None:
         memory.story = [reply.text]
 
 
-async def _condense_critiques(scene: Scene, memory: Memory, step: int) -> None:
-    if len(memory.critiques) <= MAX_CRITIQUES or memory.condensations == MAX_CONDENSATIONS:
-        return
-    path = f"step/{step}/condense/critiques"
+async def _condense_critiques(scene: Scene, memory: Memory, at: str) -> None:
+    if len(memory.critiques) > MAX_CRITIQUES and memory.condensations < MAX_CONDENSATIONS:
+        memory.critiques = await condense_critiques(scene, memory, at)
+
+
+async def condense_critiques(scene: Scene, memory: Memory, at: str) -> list[Quote]:
+    """Return the critiques as one; as they are, if no text was usable."""
+    path = f"{at}/condense/critiques"
     reply = await scene.turn("condense_critiques", path=path, fallback="", critiques=memory.critiques)
-    if not reply.fell_back:
-        memory.condensations += 1
-        scene.emit(CritiquesCondensed(turn=path, critiques=len(memory.critiques), times=memory.condensations, text=reply.text))
-        memory.critiques = [reply.text]
+    if reply.fell_back:
+        return memory.critiques
+    memory.condensations += 1
+    scene.emit(CritiquesCondensed(turn=path, critiques=len(memory.critiques), times=memory.condensations, text=reply.text))
+    return [reply.text]

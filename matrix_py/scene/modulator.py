@@ -46,7 +46,7 @@ class Judgement:
         reason: of the verdict.
         recipients: names of the roles that notice it, in the order of the cast.
         noticing: the reply that said so.
-        critique: severity and text of what harm it may do.
+        critique: severity (0 where a method grades nothing) and text of what harm it may do.
     """
 
     feasible: bool
@@ -70,12 +70,15 @@ async def judge(scene: Scene, cast: Cast, proposal: Proposal, *, response: str, 
     feasible, reason = forms.read_verdict(verdict.text)
     if not feasible:
         return Judgement(feasible, reason, (), Quote(forms.NOBODY), None)
-    others = [role.name for role in cast.everyone if role is not proposal.role]
-    noticing, critique = await scene.gather(_recipients(scene, proposal, others, shared), _critique(scene, proposal, shared))
+    others = cast.others(proposal.role)
+    noticing, critique = await scene.gather(
+        ask_recipients(scene, proposal, others, times=len(others), **shared), _critique(scene, proposal, shared)
+    )
     return Judgement(feasible, reason, tuple(forms.read_some_of(noticing, others)), noticing, forms.read_critique(critique))
 
 
-async def _recipients(scene: Scene, proposal: Proposal, others: Sequence[Quote], shared: dict[str, Any]) -> Quote:
+async def ask_recipients(scene: Scene, proposal: Proposal, others: Sequence[Quote], *, times: int, **values: Any) -> Quote:
+    """Ask who of the others notices an action."""
     if not others:
         return Quote(forms.NOBODY)
     reply = await scene.turn(
@@ -83,9 +86,9 @@ async def _recipients(scene: Scene, proposal: Proposal, others: Sequence[Quote],
         path=f"{proposal.path}/recipients",
         form=forms.some_of(others),
         fallback=forms.NOBODY,
-        times=len(others),
+        times=times,
         others=others,
-        **shared,
+        **values,
     )
     return reply.text
 

@@ -1,13 +1,18 @@
 """A wave of reactions: all who noticed something answer it together, from one snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from matrix_py.scene.casting import Cast, Role
 from matrix_py.scene.context import Scene
 from matrix_py.scene.memory import Memory
-from matrix_py.scene.modulator import Judgement, Proposal, judge
+from matrix_py.scene.modulator import Judgement, Proposal
 from matrix_py.scene.quote import Quote
+
+
+# Puts a proposal to the modulator, after a story.
+Judge: TypeAlias = Callable[[Proposal, Sequence[Quote]], Coroutine[Any, Any, Judgement]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +37,16 @@ def stimuli(cast: Cast, actions: Sequence[tuple[Proposal, Judgement]]) -> list[S
 
 
 async def react(
-    scene: Scene, cast: Cast, memory: Memory, found: Sequence[Stimulus], *, response: str, step: int, depth: int
+    scene: Scene, cast: Cast, memory: Memory, found: Sequence[Stimulus], *, judge: Judge, step: int, depth: int
 ) -> list[tuple[Proposal, Judgement]]:
     """Let roles react, and judge the reactions. Nothing of it is remembered yet, so none of them sees another's."""
     story = list(memory.story)
-    judged = await scene.gather(*(_react(scene, cast, memory, each, response, story, step, depth) for each in found))
+    judged = await scene.gather(*(_react(scene, cast, memory, each, judge, story, step, depth) for each in found))
     return [each for each in judged if each is not None]
 
 
 async def _react(
-    scene: Scene, cast: Cast, memory: Memory, found: Stimulus, response: str, story: Sequence[Quote], step: int, depth: int
+    scene: Scene, cast: Cast, memory: Memory, found: Stimulus, judge: Judge, story: Sequence[Quote], step: int, depth: int
 ) -> tuple[Proposal, Judgement] | None:
     role = found.role
     path = f"step/{step}/react/{role.name}" + (f"/{depth}" if depth > 1 else "")
@@ -50,7 +55,7 @@ async def _react(
         path=path,
         # Who can only refuse, or finds no words, does nothing.
         fallback="does nothing",
-        speakers=[role.name, *(other.name for other in cast.everyone if other is not role)],
+        speakers=[role.name, *cast.others(role)],
         role=role.name,
         profile=role.profile,
         memory=memory.view(role.name, without=found.causes) or ["Nothing yet."],
@@ -59,4 +64,4 @@ async def _react(
     if reply.fell_back:
         return None
     proposal = Proposal(path, role, "reaction", step, depth, found.causes, reply.text)
-    return proposal, await judge(scene, cast, proposal, response=response, story=story)
+    return proposal, await judge(proposal, story)
