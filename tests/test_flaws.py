@@ -296,6 +296,10 @@ REFUSALS = [
     "Thank you for asking. I'm sorry, but I can't assist with that.",
     "This is about a sad thing.\nI cannot assist with this.",
     "I'm sorry,  but I can't\tassist with that.",
+    "Thank you for asking, but I cannot help with that.",
+    "I am a friendly voice. Therefore, I cannot fulfill your request.",
+    "Ich kann Ihnen bei dieser Anfrage nicht helfen.",
+    "Lo siento, pero no puedo asistir con esa petición.",
     "Es tut mir leid, aber ich kann dabei nicht helfen.",
     "Tut mir leid, ich kann Ihnen dabei leider nicht weiterhelfen.",
     "Leider kann ich Ihnen damit nicht helfen.",
@@ -469,6 +473,7 @@ def test_a_refusal_far_from_the_start_is_part_of_the_story() -> None:
         "The old man waits. As an AI, I should add that waiting is healthy.",
         "I'm just an AI, but this is what may happen.",
         "I am an AI assistant and want to be fair to everybody.",
+        "As an AI developed by people, I have no family.",
         "Sure! Here is a short reaction:",
         "Sure, here's what the doctor might say:",
         "Sure! Here are some ways in which the nurse could react",
@@ -564,10 +569,11 @@ def test_a_refusal_counts_more_than_its_repetition() -> None:
 
 # Properties ------------------------------------------------------------------------------------------------------------
 
-PIECES = st.sampled_from(
-    ["<think>", "</think>", "<THINKING>", "Doctor:", "the nurse: ", "**Nurse**:", "Doctor (a): ", "\n", " ", ". ", "。", "...", "no ", "a", "ab ",
-     "I'm sorry, ", "but I can't ", "assist with that", "As an AI, I ", "Sure! ", "Here is ", "我无法", "提供", "信息", "é", "İ", "ß", "ſ", "🙂", "-"]
-)  # fmt: skip
+PIECES = st.sampled_from([
+    "<think>", "</think>", "<THINKING>", "Doctor:", "the nurse: ", "**Nurse**:", "Doctor (a): ", "\n", " ", ". ", "。", "...", "no ", "a",
+    "ab ", "I'm sorry, ", "but I can't ", "assist with that", "As an AI, I ", "Sure! ", "Here is ", "我无法", "提供", "信息", "é", "İ", "ß",
+    "ſ", "🙂", "-", '"', ".\" ",
+])  # fmt: skip
 PHRASES = st.lists(PIECES, max_size=6).map("".join)
 LOOPS = st.builds(lambda head, phrase, times, end: head + phrase * times + end, st.text(), PHRASES, st.integers(0, 60), st.text())
 TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=40).map("".join), LOOPS)
@@ -652,7 +658,7 @@ def test_nested_loops_take_linear_time() -> None:
 
 
 def test_random_words_have_no_flaw() -> None:
-    words = "the doctor goes sees an old man home and says nothing to him again".split()
+    words = ["the", "doctor", "goes", "sees", "an", "old", "man", "home", "and", "says", "nothing", "to", "him", "again"]
     text = " ".join(random.Random(7).choices(words, k=3_000))
     assert clean(text, SPEAKERS) == (text, ())
     assert in_world(text) is None

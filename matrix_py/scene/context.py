@@ -5,6 +5,7 @@ A scene is a pure function of instruction, configuration, seed and completions. 
 """
 
 import contextlib
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -28,6 +29,8 @@ _T = TypeVar("_T")
 
 # A text with such a flaw is still a text. One with another flaw says nothing that a scene could go on with.
 _USABLE = frozenset({"assistant", "language", "loop"})
+# What a form writes itself before what is said in a line: "1. ", "Traits: ". It is in the language of the form.
+_MARK = re.compile(r"^\w+[.:] ")
 
 
 class TurnFailed(SceneError):
@@ -177,8 +180,10 @@ class Scene:
             return text, None
         if turn.sampling.form is not None:
             # A form leaves no room for thoughts or other speakers; what is said in its places is examined place by place.
-            places = [line.lstrip("0123456789.: ") for line in text.split("\n")] if in_world else []
-            return text, next((flaw for place in places if (flaw := find_flaw(place, like=self.instruction, in_world=True))), None)
+            places = [_MARK.sub("", line) for line in text.split("\n") if line.strip()] if in_world else []
+            return text, next(
+                (flaw for place in places if place and (flaw := find_flaw(place, like=self.instruction, in_world=True))), None
+            )
         text, cuts = clean(text, speakers)
         for cut in cuts:
             self.emit(ReplyFlawed(path=turn.path, attempt=turn.attempt, flaw=cut, policy="cut"))

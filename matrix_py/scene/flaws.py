@@ -195,15 +195,16 @@ def _letters(text: str) -> Counter[str]:
 # Parts of the patterns below. Text is matched in lower case, so that a name in capitals can only stand for its part.
 _PARTS = {
     # What may come before a refusal in its sentence. Somebody who "says, I cannot" is none who refuses.
-    "LEAD": r"((while |although )?(i|as an?) [^.!?\n]{0,120}?(, ?| but |; ?))?((SORRY)PAUSE)?((BUT|i('m| am) afraid|that)[,，]? ?){0,3}",
+    "LEAD": r"((while |although )?(i|as an?|thank you) [^.!?\n]{0,120}?(, ?| but |; ?))?"
+    r"((SORRY)PAUSE)?((BUT|i('m| am) afraid|that)[,，]? ?){0,3}",
     "PAUSE": r"[ ,.;:!，。！—–-]{0,4}",
-    "BUT": r"(but|however|unfortunately|so|aber|leider|mais|malheureusement|pero|但是?|不过|[您你]好)",
+    "BUT": r"(but|however|unfortunately|therefore|so|aber|leider|mais|malheureusement|pero|但是?|不过|[您你]好)",
     "CANNOT": r"(i( (?!can)\w+)? (can't|cannot|can not|won't|will not|((must|have to) )?(\w+ )?(decline|refuse)( to)?|do(n't| not) feel"
     r" comfortable)|i('m| am)( \w+)? (unable|not (able|allowed|permitted|programmed|designed|willing|going|comfortable))( to)?)",
     "HOW": r"( (really|ethically|legally|knowingly|just|simply|in good conscience|and (will not|won't)|be able to),?){0,2}",
     # A demonstrative refers to the request only where the clause ends with it: "with that." but not "with that box".
     "THAT": r"(this|that|these|those)END",
-    "END": r"(?=[^\w\s'(-]|\s*$|\n| (as|because|since|either)\b)",
+    "END": r"(?=[^\w\s'(-]|\s*$|\n| (as|because|since|either|for you)\b)",
     "SOME": r"([\w'-]+ ){0,5}",
     "REQUEST": r"(requests?|prompts?|query|queries)\b",
     "TEXT": r"(content|information|instructions?|guid(e|es|ance)|tutorials?|assistance|help|advice|responses?|answers?|story|stories"
@@ -233,7 +234,7 @@ _REFUSALS = {
     "German": (
         r"(es )?tut mir (\w+ )?leid|entschuldigung|leider|ich bedaure",
         r"ich (kann|darf|werde)( \w+)? nicht|ich bin nicht in der lage",
-        r"((ich kann|kann ich)( ihnen| dir| leider)* (dabei|damit|hierbei)|(dabei|damit|hierbei) kann ich)( ihnen| dir| leider)* nicht"
+        r"((ich kann|kann ich)( ihnen| dir| leider)* (dabei|damit|bei \w+ anfrage)|(dabei|damit) kann ich)( ihnen| dir| leider)* nicht"
         r" (weiter)?helfen\b|(ich kann|kann ich)( leider)? (dies|ihr|dein)er? anfrage (leider )?nicht (erfüllen|beantworten|nachkommen)\b"
         r"|(ich kann|kann ich) SOMEkeine SOME(informationen|anleitung(en)?|inhalte) SOME(geben|bereitstellen|erstellen)\b",
     ),
@@ -248,8 +249,8 @@ _REFUSALS = {
     "Spanish": (
         r"lo siento( mucho)?|lo lamento|me disculpo|lamentablemente",
         r"(yo )?no puedo",
-        r"(no (puedo|me es posible)|debo rechazar) (ayudar(te|le|les)? con (eso|esto|ello)END"
-        r"|(ayudar(te|le|les)? con |cumplir con |responder a |atender )?(est?a|tu|su) (solicitud|petición)\b"
+        r"(no (puedo|me es posible)|debo rechazar) ((ayudar|asistir)(te|le|les)? con (eso|esto|ello)END"
+        r"|((ayudar|asistir)(te|le|les)? con |cumplir con |responder a |atender )?(est?a|tu|su) (solicitud|petición)\b"
         r"|(proporcionar|generar|crear|ofrecer)(te|le)? SOME(información|contenido|instrucciones|ayuda|asistencia|respuesta)\b)",
     ),
     "Chinese": (
@@ -257,7 +258,7 @@ _REFUSALS = {
         r"我(无法|無法|不能)",
         r"我(恐怕|暂时|目前|也)?(无法|無法|不能)(继续|直接)?([为為给給向帮幫]助?[您你])?((协助|協助)END"
         r"|(提供|生成|创作|创建|编写|撰写|协助|協助|满足|滿足|完成|讨论|討論|参与|參與|回应|回答)[^。！？\n]{0,16}"
-        r"(请求|請求|要求|信息|資訊|内容|內容|帮助|幫助|协助|協助|建议|建議|指导|服务|服務|话题|話題|对话|對話|角色扮演))",
+        r"(请求|請求|要求|信息|資訊|内容|內容|帮助|幫助|协助|協助|建议|建議|指导|服务|任务|话题|話題|对话|對話|角色扮演))",
     ),
 }
 # At the start: an answer is announced.
@@ -269,7 +270,7 @@ _ANNOUNCEMENTS = (
 )
 # At the start of any sentence: the assistant speaks of itself, takes its leave, or comments on its text.
 _VOICES = (
-    r"as an? ((mere|neutral|helpful|safe) )?AI(, ?(i|my|it)\b| i\b| my\b|[.!;]|$)",
+    r"as an? ((mere|neutral|helpful|safe) )?AI(, ?(i|my|it)\b| i\b| my\b| (developed|created|trained) by\b|[.!;]|$)",
     r"i('m| am) ((just|only|merely|simply) )?an? AI(?=[.,;!]| (and|so|trained|designed|created|developed|without)\b|$)",
     r"als (eine? )?(ki|ki-\w+|künstliche intelligenz|(großes )?sprachmodell),? (\w+ )?ich\b",
     r"en tant qu('|e )(une? )?(ia|intelligence artificielle|modèle de langage)\b,? je\b",

@@ -101,7 +101,7 @@ class ScriptedModel:
 
 @lru_cache(maxsize=4096)
 def _accepts(form: str, text: str) -> bool:
-    return _core.form_accepts(form, text)  # compiles the grammar each time, and scenes have few
+    return _core.form_accepts(form, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,17 +284,24 @@ impl Loop {
         *lock(&self.shared_stats) = self.stats;
     }
 
-    /// Give waiting turns the lowest free slots, with what is in KV of their prompts.
+    /// Give the turns that wait longest the lowest free slots, with what is in KV of their prompts. Which of them gets which of these
+    /// slots is decided by what the slots hold.
     fn admit(&mut self) {
+        let mut turns: Vec<Box<Sequence>> = self.waiting.drain(..self.slots.free().min(self.waiting.len())).collect();
         while let Some(slot) = self.slots.lowest_free() {
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            if turns.is_empty() {
+                return;
+            }
+            let chosen = if self.prefix_reuse { prefix::best(&self.slots, turns.iter().map(|turn| turn.prompt()), slot) } else { 0 };
+            let mut sequence = turns.remove(chosen);
             let hit = if self.prefix_reuse { prefix::find(&self.slots, sequence.prompt(), slot) } else { None };
-            let mut cached = 0;
-            if let Some(hit) = hit {
-                if hit.slot != slot {
-                    self.copy(hit.slot, slot);
-                }
-                cached = hit.length;
+            let (source, mut cached) = hit.map_or((slot, 0), |hit| (hit.slot, hit.length));
+            if source != slot || 2 * cached < self.slots.prompt_tokens(slot).len() {
+                self.keep(slot, source);
+            }
+            if source != slot {
+                self.slots.touch(source);
+                self.copy(source, slot);
             }
             if !self.model.truncate(slot, cached) {
                 cached = 0;
@@ -312,10 +319,23 @@ impl Loop {
             if to > from {
                 return;
             }
+            self.keep(to, from);
             self.copy(from, to);
             if let Some(sequence) = self.slots.vacate(from) {
                 self.slots.occupy(to, sequence);
             }
+        }
+    }
+
+    /// Before a free slot is overwritten from `source`, save what a sequence left behind there, in the place of what is longest out of use
+    /// above the running ones: the next turns about the same thing may begin with it.
+    fn keep(&mut self, slot: usize, source: usize) {
+        if !self.prefix_reuse || !prefix::worth_keeping(&self.slots, slot) {
+            return;
+        }
+        if let Some(spare) = self.slots.spare(slot, source) {
+            self.copy(slot, spare);
+            self.slots.move_left_behind(slot, spare);
         }
     }
 

@@ -16,18 +16,37 @@ pub struct Hit {
     pub length: usize,
 }
 
+/// The place, among the prompts of turns that are to be admitted, of the one that can use most of what `slot` holds; the first of equals.
+pub fn best<'a>(slots: &Slots, prompts: impl Iterator<Item = &'a [Token]>, slot: usize) -> usize {
+    let held = slots.prompt_tokens(slot);
+    let (place, _) = prompts
+        .map(|prompt| shared(held, prompt))
+        .enumerate()
+        .fold((0, 0), |best, (place, length)| if length > best.1 { (place, length) } else { best });
+    place
+}
+
+/// Whether what is left behind on a free slot is worth a copy: no other slot holds nearly all of it.
+#[must_use]
+pub fn worth_keeping(slots: &Slots, slot: usize) -> bool {
+    let held = slots.prompt_tokens(slot);
+    let elsewhere = (0..slots.len()).filter(|&other| other != slot).map(|other| shared(slots.prompt_tokens(other), held)).max();
+    held.len() >= elsewhere.unwrap_or(0) + MIN_COPY
+}
+
 /// The longest usable beginning of `prompt` in any slot. A prompt bound for `target` can use what is left there without a copy.
 #[must_use]
 pub fn find(slots: &Slots, prompt: &[Token], target: usize) -> Option<Hit> {
     let usable = prompt.len().saturating_sub(2);
-    let shared = |slot: usize| {
-        let tokens = slots.prompt_tokens(slot);
-        tokens.iter().zip(&prompt[..usable]).take_while(|(a, b)| a == b).count()
-    };
-    let here = Hit { slot: target, length: shared(target) };
+    let shared_with = |slot: usize| shared(slots.prompt_tokens(slot), &prompt[..usable]);
+    let here = Hit { slot: target, length: shared_with(target) };
     let best = (0..slots.len())
-        .map(|slot| Hit { slot, length: shared(slot) })
+        .map(|slot| Hit { slot, length: shared_with(slot) })
         .fold(here, |best, hit| if hit.length > best.length { hit } else { best });
     let worth_a_copy = best.length >= here.length + MIN_COPY;
     Some(if worth_a_copy { best } else { here }).filter(|hit| hit.length > 0)
+}
+
+fn shared(a: &[Token], b: &[Token]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -121,6 +121,20 @@ fn shared_beginnings_are_prefilled_once_where_a_slot_has_them() {
 }
 
 #[test]
+fn what_a_finished_turn_left_behind_survives_that_another_moves_into_its_place() {
+    let engine = open(4, 512, true);
+    let beginning = |i: usize| format!("Beginning {}: {}", ["one", "two", "three"][i], "and so it goes on. ".repeat(6));
+    // The first is done long before the others, of which the last takes its slot.
+    let long = Sampling { stop: vec![], ..sampling(60) };
+    let budget = |i: usize| if i == 0 { sampling(1) } else { long.clone() };
+    run(&engine, (0..3).map(|i| turn("s", &format!("t{i}"), &beginning(i), budget(i))).collect());
+    let before = engine.stats();
+    run(&engine, (0..3).rev().map(|i| turn("s", &format!("again{i}"), &format!("{}?", beginning(i)), sampling(1))).collect());
+    let after = engine.stats();
+    assert!(after.prefilled_tokens - before.prefilled_tokens <= 3 * 6, "{before:?} {after:?}");
+}
+
+#[test]
 fn a_prompt_that_leaves_no_room_is_an_outcome_and_a_budget_is_cut_to_the_context() {
     let engine = open(2, 64, true);
     // BOS and role mark make 2 tokens more.
