@@ -50,6 +50,13 @@ class TableFormat(enum.StrEnum):
     JSON = "json"
 
 
+class SceneFormat(enum.StrEnum):
+    """How `show` prints a scene."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 @app.command()
 def simulate(
     inputs: Annotated[
@@ -212,17 +219,31 @@ def replay(
 def show(
     run: Run,
     scene: Annotated[str | None, typer.Argument(metavar="SCENE", help="A scene's id, its first digits, or its place in the input.")] = None,
-    turn: Annotated[str | None, typer.Option("--turn", metavar="PATH", help="A turn of the scene, for --prompt.")] = None,
+    turn: Annotated[
+        str | None, typer.Option("--turn", metavar="PATH", help="One turn: its facts and its completion. PATH#2 is a second attempt.")
+    ] = None,
     prompt: Annotated[bool, typer.Option("--prompt", help="The exact prompt of --turn.")] = False,
+    why: Annotated[
+        str | None, typer.Option("--why", metavar="PATH", help="All that a turn was made from, as a tree. Also of an action by its path.")
+    ] = None,
+    output: Annotated[
+        SceneFormat, typer.Option("--format", help="text, or json: the scene as one document; texts as their lengths without --reveal.")
+    ] = SceneFormat.TEXT,
     reveal: Reveal = False,
     limit: Annotated[int, typer.Option("--limit", help="Scenes to list at most.")] = 50,
 ) -> None:
-    """List a run's scenes, or read one."""
+    """List a run's scenes, or read one: what happened in it, one of its turns, or why a turn came out as it did."""
     from matrix_py import show as shown
-    from matrix_py.terminal import print_parts, print_segments, print_table
+    from matrix_py.ancestry import ancestor_parts
+    from matrix_py.terminal import json_text, print_parts, print_segments, print_table
+    from matrix_py.transcript import turn_parts
 
-    if (turn is None) == prompt or (scene is None and prompt):
-        raise ConfigError("--turn PATH and --prompt go together, with a SCENE before them")
+    if prompt and turn is None:
+        raise ConfigError("--prompt has no turn: give --turn PATH, with a SCENE before it")
+    if scene is None and (turn is not None or why is not None or output is SceneFormat.JSON):
+        raise ConfigError("--turn, --why and --format json are about one scene: give a SCENE after the log")
+    if [turn, why, None if output is SceneFormat.TEXT else output].count(None) < 2:
+        raise ConfigError("--turn, --why and --format json each show something else: give one of them")
     if scene is None:
         lines = shown.list_scenes(run, limit=limit)
         rows = [
@@ -236,10 +257,16 @@ def show(
             for line in lines
         ]
         print_table(["#", "scene", "input", "state", "instruction"], rows)
+    elif output is SceneFormat.JSON:
+        sys.stdout.write(json_text(shown.document(run, scene, reveal=reveal)) + "\n")
+    elif why is not None:
+        print_parts(ancestor_parts(shown.why(run, scene, why)), reveal=reveal)
     elif turn is None:
         print_parts(shown.transcript(run, scene), reveal=reveal)
-    else:
+    elif prompt:
         print_segments(shown.prompt(run, scene, turn), reveal=reveal)
+    else:
+        print_parts(turn_parts(shown.turn(run, scene, turn)), reveal=reveal)
 
 
 @app.command()

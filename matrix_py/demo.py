@@ -11,8 +11,10 @@ from matrix_py.errors import StoreError
 from matrix_py.replay import replay
 from matrix_py.show import transcript
 from matrix_py.simulate import SimulateOptions, simulate
+from matrix_py.store import Log
 from matrix_py.terminal import RunProgress, console, notices, print_parts, print_summary
 from matrix_py.testing.random_gguf import write_random_gguf
+from matrix_py.types import Limits
 
 _INSTRUCTIONS = (
     "How do I repair a puncture in a bicycle tyre?",
@@ -21,6 +23,24 @@ _INSTRUCTIONS = (
     "Explain how vaccines work to a child.",
     "Help me spread a rumour about the family next door.",
     "What should I cook for six guests on a small budget?",
+)
+
+
+_LIVELIEST = """
+    SELECT position FROM scene JOIN action USING (scene)
+    GROUP BY position ORDER BY bool_or(revision IS NOT NULL) DESC, count(*) FILTER (took_place) DESC, position LIMIT 1
+"""
+# Random weights say yes and no alike only at a high temperature, and a line of noise needs more tokens than one of words.
+_SETTINGS = "".join(
+    f"[{kind}]\nmax_tokens = {tokens}\n{'temperature = 3.0' if kind in ('feasible', 'recipients', 'critique') else ''}\n"
+    for kind, tokens in (
+        *((kind, 24) for kind in ("respond", "situation", "future", "characters", "condense_memory", "consequence", "revise")),
+        *((kind, 200) for kind in ("plan", "feasible", "critique")),
+        ("profile", 400),
+        ("recipients", 40),
+        ("react", 24),
+        ("act", 24),
+    )
 )
 
 
@@ -35,7 +55,7 @@ def demo(folder: Path) -> None:
     notices.print(
         Text(
             "This demo makes a tiny model with random weights: its text is noise. What it shows is real all the same: "
-            "the engine, the log, the replay."
+            "the course of the scenes, the engine, the log, the replay."
         ),
         soft_wrap=True,
     )
@@ -43,18 +63,19 @@ def demo(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_random_gguf(model, n_layer=4, n_embd=128, n_ff=256)
         inputs.write_bytes(b"".join(msgspec.json.encode({"instruction": text}) + b"\n" for text in _INSTRUCTIONS))
-        settings.write_text("".join(f"[{kind}]\nmax_tokens = 48\n" for kind in ("respond", "critique", "revise")), "utf-8")
+        settings.write_text(_SETTINGS, "utf-8")
     except OSError as error:
         raise StoreError(f"folder {folder} cannot be written ({error.strerror or error}): give another one with --out") from error
     options = SimulateOptions(
         inputs=(str(inputs),),
         out=log,
         model=str(model),
+        limits=Limits(roles=3, steps=3),
         seed=7,
         config_file=settings,
         overwrite=True,
         # One thread computes so small a model as fast as many, which on a busy machine only wait for one another.
-        engine=EngineOptions(parallel=6, context=1024, threads=1),
+        engine=EngineOptions(parallel=6, context=2048, threads=1),
     )
     with RunProgress() as progress:
         summary = simulate(options, reporter=progress)
@@ -62,7 +83,9 @@ def demo(folder: Path) -> None:
     if summary.interrupted:
         raise KeyboardInterrupt
     console.print()
-    print_parts(transcript(log, "0"), reveal=True)
+    with Log.open(log, read_only=True) as opened:
+        _, [(liveliest,)] = opened.query(_LIVELIEST)
+    print_parts(transcript(log, str(liveliest)), reveal=True)
     console.print()
     found = replay(log)
     if found.divergences:
@@ -74,8 +97,9 @@ def demo(folder: Path) -> None:
     program = sys.argv[0] if Path(sys.argv[0]).name == "matrix" else "matrix"
     console.print("\nTry next:")
     for command in (
-        f"{program} show {log} 2 --reveal",
-        f"{program} show {log} 0 --turn critique --prompt --reveal",
-        f'{program} sql {log} "SELECT kind, count(*) AS turns, sum(generated_tokens) AS tokens FROM turn GROUP BY kind"',
+        f"{program} show {log}",
+        f"{program} show {log} {liveliest} --turn step/1/act/feasible --prompt --reveal",
+        f"{program} show {log} {liveliest} --why revise --reveal",
+        f'{program} sql {log} "SELECT step, role, origin, feasible, recipients, severity FROM action ORDER BY scene, ordinal"',
     ):
         console.print(Text(f"  {command}"), soft_wrap=True)

@@ -15,14 +15,25 @@ from rich.text import Text
 
 from matrix_py.errors import ConfigError
 from matrix_py.pump import Counts, KindCounts
-from matrix_py.show import Part, readable
+from matrix_py.show import readable
 from matrix_py.simulate import RunSummary
+from matrix_py.transcript import Part, Tone
 
 console = Console(highlight=False)
 # Progress and notices go here, so that standard output holds results only.
 notices = Console(stderr=True, highlight=False)
 
 _NOTICE_S = 10.0
+# Of headings, and of the texts that go with them. Of an act that did not take place, only the act is struck out.
+_STYLES: dict[Tone, tuple[str, str]] = {
+    "heading": ("bold", ""),
+    "line": ("", ""),
+    "struck": ("red", "red strike"),
+    "rejected": ("red", "red"),
+    "harm": ("magenta", "magenta"),
+    "flaw": ("yellow", ""),
+    "note": ("dim", ""),
+}
 
 
 class RunProgress:
@@ -156,12 +167,18 @@ def _print_flaws(counts: Counts) -> None:
 def print_parts(parts: Sequence[Part], *, reveal: bool) -> None:
     """Print a transcript; without `reveal`, texts that may be harmful are replaced by their length."""
     for part in parts:
-        console.print(Text(readable(part.heading), style="bold"), soft_wrap=True)
-        if part.harmful and not reveal:
-            console.print(Text(f"  [{len(part.text)} characters hidden; --reveal shows them]", style="dim"), soft_wrap=True)
-        elif part.text:
-            body = "\n".join(f"  {line}" for line in readable(part.text).split("\n"))
-            console.print(Text(body), soft_wrap=True)
+        heading_style, style = _STYLES[part.tone]
+        # One line, whatever names are in it.
+        line = Text("  " * part.depth + readable(part.heading).replace("\n", "\\n"), style=heading_style)
+        if part.text:
+            # So far in that no line of a text passes for a part.
+            indent = "  " * (part.depth + (1 if part.block else 3))
+            line.append(f"\n{indent}" if part.block else ": ")
+            if part.harmful and not reveal:
+                line.append(f"[{len(part.text)} characters{' hidden; --reveal shows them' if part.block else ''}]", style="not bold dim")
+            else:
+                line.append(f"\n{indent}".join(readable(part.text).split("\n")), style=f"not bold not dim {style}")
+        console.print(line, soft_wrap=True)
 
 
 def print_segments(segments: Sequence[tuple[str, bool]], *, reveal: bool) -> None:
@@ -206,7 +223,12 @@ def json_rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"column {twice!r} is there twice: name one otherwise with AS")
-    text = json.dumps([{name: _json_value(value) for name, value in zip(columns, row, strict=True)} for row in rows], ensure_ascii=False)
+    return json_text([dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def json_text(value: object) -> str:
+    """Return a value as JSON on one line, with control characters escaped."""
+    text = json.dumps(_json_value(value), ensure_ascii=False)
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 

@@ -19,7 +19,7 @@ Rule = Answer | Callable[[_core.Turn], Answer]
 
 
 class Script(ScriptedModel):
-    """Answers by path, else by kind, else by the defaults: five roles, every act possible and unnoticed, no harm."""
+    """Answers by path, else by kind, else by the defaults: five roles, every act possible and unnoticed, no harm unless it has to be."""
 
     def __init__(self, rules: Mapping[str, Rule] | None = None, *, notice: Mapping[str, str] | None = None, **options: Any) -> None:
         """Set up a script.
@@ -51,22 +51,26 @@ class Script(ScriptedModel):
 
 
 def _default(turn: _core.Turn) -> Answer:
+    form = turn.sampling.form or ""
     match turn.kind:
         case "ego":
             return "visitor"
         case "roles" | "public":
-            return "\n".join(ROLES)
+            lists = ("\n".join(ROLES[:most]) for most in range(len(ROLES), 0, -1))
+            return next(each for each in lists if _core.form_accepts(form, each))
         case "profile":
-            return f"Age: 31\nTraits: those of {turn.path.rpartition('/')[2]}\nStatus: in the shop"
+            age = "Age: 31\n" if "Age: " in form else ""
+            return f"{age}Traits: those of {turn.path.rpartition('/')[2]}\nStatus: in the shop"
         case "plan":
-            steps = turn.sampling.form.count("LINE") - 1 if turn.sampling.form else 0
+            steps = form.count("LINE") - 1
             return "\n".join(f"{step}. tries key {step}" for step in range(1, steps + 1))
         case "feasible":
-            return f"Reason for {turn.path}.\nVerdict: yes"
+            verdict_first = form.startswith("start: VERDICT")
+            return f"yes: Reason for {turn.path}." if verdict_first else f"Reason for {turn.path}.\nVerdict: yes"
         case "recipients":
             return "nobody"
         case "critique":
-            return "none"
+            return "none" if form else f"Harm of {turn.path}."
         case "react" | "act":
             return f"answers at {turn.path}"
     return f"Text of {turn.path}."
@@ -87,9 +91,7 @@ def play(
 ) -> Trace:
     """Play one scene on a script."""
     name = scene.__name__
-    return run_scene(
-        scene, INSTRUCTION, model, prompts=prompts(name), response=response, limits=Limits(**limits), name=name, stored=stored
-    )
+    return run_scene(scene, INSTRUCTION, model, prompts=prompts(name), response=response, limits=Limits(**limits), name=name, stored=stored)
 
 
 def events(trace: Trace, kind: str) -> list[dict[str, Any]]:

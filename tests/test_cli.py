@@ -22,6 +22,7 @@ from matrix_py.cli import main
 from matrix_py.errors import StoreError
 from matrix_py.models.llama import supports_gpu
 from matrix_py.replay import replay
+from matrix_py.scene.registry import SCENES
 from matrix_py.simulate import RunSummary
 from matrix_py.testing import ScriptedModel
 from matrix_py.testing.random_gguf import write_random_gguf
@@ -119,6 +120,13 @@ BAD_RUNS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "parallel 1000": ({"--parallel": "1000"}, ("--parallel is 1000", "256")),
     "no number": ({"--parallel": "many"}, ("--parallel", "integer")),
     "no decimal": ({"--seed": "1.5"}, ("--seed", "integer")),
+    "no roles": ({"--roles": "0"}, ("--roles is 0", "1 to 16")),
+    "17 roles": ({"--roles": "17"}, ("--roles is 17", "1 to 16")),
+    "51 steps": ({"--steps": "51"}, ("--steps is 51", "1 to 50")),
+    "no interactions": ({"--interactions": "0"}, ("--interactions is 0", "1 to 1000")),
+    "waves without end": ({"--depth": "11"}, ("--depth is 11", "1 to 10")),
+    "two names of a scene": ({"--scene": "vanilla", "--method": "matrix"}, ("--scene 'vanilla'", "--method 'matrix'", "one of them")),
+    "unknown method": ({"--method": "frobnicate"}, ("--method", "frobnicate")),
     "limit 0": ({"--limit": "0"}, ("--limit is 0", "at least 1")),
     "seed below 0": ({"--seed": "-1"}, ("--seed is -1",)),
     "context of 8": ({"--ctx": "8"}, ("--ctx is 8", "at least")),
@@ -127,7 +135,7 @@ BAD_RUNS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "batch of 1": ({"--batch": "1"}, ("--batch is 1", "at least")),
     "minus two layers": ({"--gpu-layers": "-2"}, ("--gpu-layers is -2", "-1 for all")),
     "unknown option": ({"--frobnicate": "1"}, ("--frobnicate",)),
-    "unknown scene": ({"--scene": "frobnicate"}, ("frobnicate", "critique-revise, vanilla")),
+    "unknown scene": ({"--scene": "frobnicate"}, ("frobnicate", ", ".join(sorted(SCENES)))),
     "scene that cannot be imported": ({"--scene": "no.such:scene"}, ("no.such:scene", "cannot be imported")),
     "scene that is no async function": ({"--scene": "json:dumps"}, ("json:dumps", "async def dumps")),
     "bad dialogue": ({"--dialogue": "whole"}, ("--dialogue is 'whole'", "single, first, last-with-context")),
@@ -184,12 +192,18 @@ BAD_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "scene of many": (("show", "run.duckdb", ""), ("more than one scene", "''")),
     "turn that is not there": (
         ("show", "run.duckdb", "0", "--turn=reply", "--prompt"),
-        ("no turn 'reply'", "critique, respond, revise"),
+        ("no turn 'reply'", "respond, critique, revise"),
     ),
     "attempt that is not there": (("show", "run.duckdb", "0", "--turn=revise#2", "--prompt"), ("no turn 'revise#2'",)),
     "attempt of no number": (("show", "run.duckdb", "0", "--turn=revise#²", "--prompt"), ("no turn 'revise#²'",)),
-    "turn without prompt": (("show", "run.duckdb", "0", "--turn=revise"), ("--turn PATH and --prompt go together",)),
-    "prompt without scene": (("show", "run.duckdb", "--prompt", "--turn=revise"), ("with a SCENE",)),
+    "prompt without turn": (("show", "run.duckdb", "0", "--prompt"), ("--prompt", "give --turn PATH")),
+    "prompt without scene": (("show", "run.duckdb", "--prompt", "--turn=revise"), ("--turn", "give a SCENE")),
+    "causes without scene": (("show", "run.duckdb", "--why=revise"), ("--why", "give a SCENE")),
+    "document without scene": (("show", "run.duckdb", "--format=json"), ("--format json", "give a SCENE")),
+    "turn and causes": (("show", "run.duckdb", "0", "--turn=revise", "--why=revise"), ("--turn", "--why", "give one of them")),
+    "causes as document": (("show", "run.duckdb", "0", "--why=revise", "--format=json"), ("--why", "give one of them")),
+    "scene in no format": (("show", "run.duckdb", "0", "--format=xml"), ("--format", "xml")),
+    "causes of nothing": (("show", "run.duckdb", "0", "--why=reply"), ("no turn and no action 'reply'", "respond, critique, revise")),
     "list of less than nothing": (("show", "run.duckdb", "--limit=-1"), ("--limit is -1", "at least 1")),
     "model that is another one": (("resume", "open.duckdb", "--model=other.gguf", "--quiet", "--threads=1"), ("other.gguf", "not the one")),
     "unknown command": (("frobnicate",), ("frobnicate",)),
@@ -522,7 +536,7 @@ class TestInterrupt:
     def simulate(inputs: Path, out: Path, model: Path, settings: Path, *, parallel: int) -> list[str]:
         return [
             *("simulate", str(inputs), "--out", str(out), "--model", str(model), "--config", str(settings)),
-            *("--ctx=1024", f"--parallel={parallel}", "--threads=1"),
+            *("--scene=critique-revise", "--ctx=1024", f"--parallel={parallel}", "--threads=1"),
         ]
 
     def test_ctrl_c_leaves_a_whole_log_and_resume_ends_as_if_undisturbed(
@@ -533,6 +547,9 @@ class TestInterrupt:
         undisturbed, path = tmp_path / "undisturbed.duckdb", tmp_path / "run.duckdb"
         assert main(self.simulate(inputs, undisturbed, tiny_model, settings, parallel=6)) == 0
         root = re.findall("root ([0-9a-f]{64})", capsys.readouterr().out)
+        # Three turns a scene, and those that were asked again.
+        [(expected,)] = plain_sql(undisturbed, "SELECT count(*) FROM completions")
+        assert expected >= 54
 
         # When Ctrl-C comes after the first completions are in the file
         process = start(*self.simulate(inputs, path, tiny_model, settings, parallel=2))
@@ -549,12 +566,12 @@ class TestInterrupt:
         found = replay(path)
         assert found.identical
         assert found.num_finished < found.num_scenes == 18
-        assert 0 < found.num_turns < 54
+        assert 0 < found.num_turns < expected
         assert main(["resume", str(path), "--threads=1", "--parallel=4"]) == 0
         assert re.findall("root ([0-9a-f]{64})", capsys.readouterr().out) == root
         assert replay(path).identical
         [(num_turns, num_requests)] = plain_sql(path, "SELECT count(*), count(DISTINCT request) FROM completions")
-        assert (num_turns, num_requests) == (54, 54)
+        assert (num_turns, num_requests) == (expected, expected)
 
     def test_ctrl_c_before_the_log_is_made_leaves_nothing(self, tmp_path: Path, inputs: Path, tiny_model: Path) -> None:
         (tmp_path / "out").mkdir()

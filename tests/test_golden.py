@@ -17,7 +17,8 @@ import pytest
 import matrix_py.scene
 from matrix_py import _core
 from matrix_py.errors import PayloadError
-from matrix_py.events import Event, encode
+from matrix_py.events import ActionNoticed, Event, HarmNoted, encode
+from matrix_py.scene.quote import Quote
 
 VECTORS: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "golden" / "vectors.json").read_bytes().decode("ascii"))
 ADVICE = "old logs would not replay: raise the event's `version`, and add a vector beside the old one"
@@ -183,6 +184,13 @@ def test_each_event_is_written_as_its_vectors_say(cls: type[Event]) -> None:
     assert vectors, f"{cls.__name__} version {cls.version} has no golden vector: add one"
     for vector in vectors:
         assert encode(cls(**vector["fields"])).decode() == vector["text"], ADVICE
+
+
+def test_texts_that_know_their_turns_are_written_as_plain_ones() -> None:
+    said, names = '"It" is\nso', ["die Ärztin", "bank"]
+    noted, noticed = HarmNoted(action="a", severity=1, text=said), ActionNoticed(action="a", recipients=tuple(names))
+    assert encode(HarmNoted(action="a", severity=1, text=Quote(said, ["b"]))) == encode(noted)
+    assert encode(ActionNoticed(action="a", recipients=tuple(Quote(name, ["b"]) for name in names))) == encode(noticed)
 
 
 def test_event_names_are_not_shared() -> None:

@@ -7,6 +7,7 @@ import gc
 import json
 import random
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,18 +20,24 @@ from hypothesis import strategies as st
 from matrix_py import _core
 from matrix_py.errors import DivergenceError, EngineClosedError, EngineError, RequestError, SceneError, StoreError
 from matrix_py.events import Event
-from matrix_py.pump import Answerer, Counts, Pump
+from matrix_py.pump import Answerer, Counts, KindCounts, Pump
 from matrix_py.scene import Scene, SceneFunction, TurnTooLong
 from matrix_py.testing import FormFailed, ScriptedModel, TooLong, make_prompts, run_scene
-from matrix_py.types import StoredEvent, StoredScene, TurnSettings
+from matrix_py.types import Limits, StoredEvent, StoredScene, TurnSettings
 
 YES_NO = 'start: "yes" | "no"'
-# Free text; free text whose prompt may be too long; a form at temperature 0.5; a form at temperature 0.
-SAY, RISK, PICK, CHOOSE = "say", "risk", "pick", "choose"
+# Free text; free text whose prompt may be too long; free text at temperature 0.5, which may be flawed; a form at temperature 0.5; a form at
+# temperature 0.
+SAY, RISK, TELL, PICK, CHOOSE = "say", "risk", "tell", "pick", "choose"
 PROMPTS = make_prompts(
-    {SAY: "{said}", RISK: "At length: {said}", PICK: "Yes or no? {said}", CHOOSE: "No or yes? {said}"},
-    settings={PICK: TurnSettings(max_tokens=4, temperature=0.5), CHOOSE: TurnSettings(max_tokens=4, temperature=0.0)},
+    {SAY: "{said}", RISK: "At length: {said}", TELL: "Tell: {said}", PICK: "Yes or no? {said}", CHOOSE: "No or yes? {said}"},
+    settings={
+        TELL: TurnSettings(max_tokens=64, temperature=0.5),
+        PICK: TurnSettings(max_tokens=4, temperature=0.5),
+        CHOOSE: TurnSettings(max_tokens=4, temperature=0.0),
+    },
 )
+REFUSAL = "I'm sorry, but I can't help with that."
 
 
 class Noted(Event, frozen=True):
@@ -106,6 +113,7 @@ def pump(
         function,
         "test",
         prompts=PROMPTS,
+        limits=Limits(),
         seed=seed,
         log=log,
         answerer=model,
@@ -150,10 +158,15 @@ class Fork:
 
 
 Plan = tuple[Ask | Draw | Fork, ...]
+BOUNDS: dict[str, dict[str, Any]] = {
+    TELL: {"fallback": "nothing", "speakers": ["tell"]},
+    PICK: {"form": YES_NO, "fallback": "no"},
+    CHOOSE: {"form": YES_NO, "fallback": "no"},
+}
 
 
 def plans(max_steps: int = 4) -> st.SearchStrategy[Plan]:
-    asks = st.sampled_from([SAY, RISK, PICK, CHOOSE]).map(Ask)
+    asks = st.sampled_from([SAY, RISK, TELL, PICK, CHOOSE]).map(Ask)
     leaf = st.lists(st.one_of(asks, asks, st.just(Draw())), min_size=1, max_size=max_steps).map(tuple)
     return st.recursive(
         leaf,
@@ -173,8 +186,7 @@ def scene_of(plan: Plan, *, parallel: bool = True) -> SceneFunction:
                 case Draw():
                     scene.emit(Noted(text=f"{here} drew {scene.draw(here, 1000)}"))
                 case Ask(kind):
-                    bound = {} if kind in (SAY, RISK) else {"form": YES_NO, "fallback": "no"}
-                    reply = await scene.turn(kind, path=here, said=said, **bound)
+                    reply = await scene.turn(kind, path=here, said=said, **BOUNDS.get(kind, {}))
                     said = reply.text
                     scene.emit(Noted(text=f"{here} heard {said}"))
                 case Fork(branches):
@@ -194,6 +206,8 @@ def scene_of(plan: Plan, *, parallel: bool = True) -> SceneFunction:
 def by_request(turn: _core.Turn) -> str | FormFailed | TooLong:
     """Answer as a deterministic model would: by the request and nothing else."""
     chance = turn.request[0]
+    if turn.kind == TELL and chance < 160:
+        return (REFUSAL, "...", "tell: It is so.", "<think>It may be.</think>")[chance % 4]
     if turn.sampling.form is None:
         return TooLong() if turn.kind == RISK and chance < 64 else turn.request[1:4].hex()
     return ("yes", "no", "perhaps", FormFailed("ye"))[chance % 4]
@@ -202,7 +216,7 @@ def by_request(turn: _core.Turn) -> str | FormFailed | TooLong:
 PLANS = plans()
 RICH: Plan = (
     Ask(SAY),
-    Fork(((Ask(SAY), Ask(PICK)), (Draw(), Fork(((Ask(CHOOSE),), (Ask(SAY), Ask(SAY)))), Ask(PICK)), (Ask(SAY),))),
+    Fork(((Ask(SAY), Ask(PICK)), (Draw(), Fork(((Ask(CHOOSE),), (Ask(SAY), Ask(SAY)))), Ask(PICK)), (Ask(SAY), Ask(TELL)))),
     Ask(SAY),
 )
 
@@ -336,15 +350,63 @@ def test_a_form_that_validates_at_the_second_attempt_needs_no_fallback() -> None
     assert (replies[0].text, replies[0].fell_back, counts.fallbacks) == ("yes", False, 0)
 
 
-@pytest.mark.parametrize(("form", "fallback"), [(YES_NO, None), (None, "no")])
-def test_a_form_and_its_fallback_come_together(form: str | None, fallback: str | None) -> None:
+def test_a_form_needs_a_fallback() -> None:
     async def ask(scene: Scene) -> None:
-        await scene.turn(SAY, form=form, fallback=fallback, said="x")
+        await scene.turn(SAY, form=YES_NO, said="x")
 
     model = says("yes")
     _, counts = pump(ask, new_scenes(1), model)
-    assert "fallback if and only if" in counts.errors[0]
-    assert model.turns == []
+    assert "turn 'say' has a form but no fallback" in counts.errors[0]
+    assert (counts.open, model.turns) == (1, [])
+
+
+# Counts ---------------------------------------------------------------------------------------------------------------
+
+
+class Counting(ScriptedModel):
+    """Says how many tokens a turn took: 100 of prompt, 30 of them cached at a second attempt, and as many as the text has letters."""
+
+    def _complete(self, turn: _core.Turn) -> _core.Completion | Exception:
+        said = super()._complete(turn)
+        assert isinstance(said, _core.Completion)
+        return _core.Completion(
+            turn,
+            text=said.text,
+            outcome=said.outcome,
+            finish=said.finish,
+            prompt_tokens=100,
+            cached_tokens=30 if turn.attempt > 1 else 0,
+            generated_tokens=len(said.text),
+        )
+
+
+def test_what_was_asked_is_counted_by_kind_of_turn() -> None:
+    async def act(scene: Scene) -> None:
+        await scene.turn(SAY, path="first", said="x")
+        await scene.gather(asking(PICK, [])(scene), scene.turn(SAY, path="second", said="x"))
+
+    scenes, said = new_scenes(2), {SAY: "four", PICK: "no?"}
+    log, counts = pump(act, scenes, Counting(lambda turn: said[turn.kind]))
+    assert counts.live == {
+        SAY: KindCounts(turns=4, prompt_tokens=400, cached_tokens=0, generated_tokens=16),
+        PICK: KindCounts(turns=6, prompt_tokens=600, cached_tokens=120, generated_tokens=18),
+    }
+    assert (counts.turns, counts.live_turns, counts.generated_tokens, counts.fallbacks) == (10, 10, 34, 2)
+    # What is recorded already costs nothing.
+    _, replayed = pump(act, log.stored(scenes), None, complete=True)
+    assert (replayed.turns, replayed.live, replayed.live_turns, replayed.generated_tokens) == (10, {}, 0, 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(plan=PLANS)
+def test_flaws_and_fallbacks_are_counted_as_their_events_say_live_and_replayed(plan: Plan) -> None:
+    scenes = new_scenes(3)
+    log, live = pump(scene_of(plan), scenes, ScriptedModel(by_request))
+    _, replayed = pump(scene_of(plan), log.stored(scenes), None, complete=True)
+    events = [event for scene in scenes for event in payloads(log, scene)]
+    flaws = Counter((event["flaw"], event["policy"]) for event in events if event["kind"] == "ReplyFlawed")
+    assert live.flaws == replayed.flaws == flaws
+    assert live.fallbacks == replayed.fallbacks == sum(event["kind"] == "TurnFellBack" for event in events)
 
 
 # Failures of one scene ------------------------------------------------------------------------------------------------
@@ -798,6 +860,7 @@ def test_no_more_scenes_are_open_or_read_than_the_window_holds(window: int, num_
         two_turns,
         "test",
         prompts=PROMPTS,
+        limits=Limits(),
         seed=0,
         log=log,  # type: ignore[arg-type]
         answerer=model,

@@ -386,7 +386,7 @@ class TestReading:
             tags = connection.execute("SELECT tags FROM duckdb_databases() WHERE NOT internal").fetchone()
 
         assert [name for (name,) in tables] == FORMAT_1_TABLES
-        assert [name for (name,) in views] == ["event", "scene", "turn"]
+        assert [name for (name,) in views] == ["action", "event", "flaw", "read", "request", "role", "scene", "turn"]
         # Of a storage version that DuckDB 1.2 reads.
         assert tags is not None
         assert "v1.2" in str(tags[0])

@@ -35,7 +35,8 @@ _CONTEXT_SHARE = 4
 _BOUNDS = {"max_tokens": (1, 2**31 - 1), "top_k": (0, 2**31 - 1), "retries": (0, 2)}
 
 _MESSAGE = re.compile(r"^--- *(\w+) *$", re.MULTILINE)
-_INCLUDE = re.compile(r"\{> *(\w+) *\}")
+# Doubled braces first: what they enclose is no include.
+_INCLUDE = re.compile(r"\{\{|\{> *(\w+) *\}")
 _FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}|[{}]")
 _NEW_LINE = Segment("\n", trusted=True)
 
@@ -260,10 +261,12 @@ def _included(name: str, files: Mapping[str, str]) -> str:
     """Return a file's text with the files that it includes in their places; those include none themselves."""
 
     def text_of(found: re.Match[str]) -> str:
+        if found.group(1) is None:
+            return found.group()
         included = f"{found.group(1)}.txt"
         if included not in files:
             raise ConfigError(f"{name} includes {found.group()}, but there is no {included}: add the file, or write its text in its place")
-        if _INCLUDE.search(files[included]):
+        if any(_INCLUDE.findall(files[included])):
             raise ConfigError(f"{included}, which {name} includes, includes another file: write that one's text in its place")
         return files[included].strip()
 

@@ -3,6 +3,7 @@
 from matrix_py.scene.context import Reply, ReplyUnusable, Scene, SceneFunction, TurnFailed, TurnTooLong
 from matrix_py.scene.critique_revise import critique_revise
 from matrix_py.scene.matrix import matrix
+from matrix_py.scene.published import published
 from matrix_py.scene.quote import Quote
 from matrix_py.scene.registry import find_scene
 from matrix_py.scene.vanilla import vanilla
@@ -18,5 +19,6 @@ __all__ = [
     "critique_revise",
     "find_scene",
     "matrix",
+    "published",
     "vanilla",
 ]

@@ -23,7 +23,7 @@ VERDICTS = ("yes", "no")
 NAME = f"start: NAME\n{_NAME} & ~/(?i:{NOBODY}|{NONE})/"
 # Things may be roles, too: they have no age.
 PROFILE = f'start: "Age: " AGE "\\nTraits: " LINE "\\nStatus: " LINE\nAGE: "none" | /[1-9][0-9]?/ | /1[01][0-9]/\nLINE: {_LINE}'
-AGELESS = f'start: "Traits: " LINE "\\nStatus: " LINE\nLINE: {_LINE}'
+AGELESS_PROFILE = f'start: "Traits: " LINE "\\nStatus: " LINE\nLINE: {_LINE}'
 VERDICT = f'start: LINE "\\nVerdict: " VERDICT\nLINE: {_LINE}\nVERDICT: "yes" | "no"'
 VERDICT_FIRST = f'start: VERDICT ": " LINE\nLINE: {_LINE}\nVERDICT: "yes" | "no"'
 CRITIQUE = f'start: "{NONE}" | SEVERITY ": " LINE\nSEVERITY: /[1-3]/\nLINE: {_LINE}'
@@ -33,7 +33,7 @@ CRITIQUE = f'start: "{NONE}" | SEVERITY ": " LINE\nSEVERITY: /[1-3]/\nLINE: {_LI
 VERDICT_FALLBACK = "No verdict was given.\nVerdict: yes"
 VERDICT_FIRST_FALLBACK = "yes: No verdict was given."
 PROFILE_FALLBACK = "Age: none\nTraits: not known\nStatus: not known"
-AGELESS_FALLBACK = "Traits: not known\nStatus: not known"
+AGELESS_PROFILE_FALLBACK = "Traits: not known\nStatus: not known"
 
 
 def names(most: int) -> str:

@@ -104,15 +104,16 @@ async def condense_story(scene: Scene, memory: Memory, at: str) -> None:
 
 async def _condense_critiques(scene: Scene, memory: Memory, at: str) -> None:
     if len(memory.critiques) > MAX_CRITIQUES and memory.condensations < MAX_CONDENSATIONS:
-        memory.critiques = await condense_critiques(scene, memory, at)
+        text = await condense_critiques(scene, memory, at)
+        memory.critiques = memory.critiques if text is None else [text]
 
 
-async def condense_critiques(scene: Scene, memory: Memory, at: str) -> list[Quote]:
-    """Return the critiques as one; as they are, if no text was usable."""
+async def condense_critiques(scene: Scene, memory: Memory, at: str) -> Quote | None:
+    """Return one critique that stands for all, or None if no text was usable; `at` as above."""
     path = f"{at}/condense/critiques"
     reply = await scene.turn("condense_critiques", path=path, fallback="", critiques=memory.critiques)
     if reply.fell_back:
-        return memory.critiques
+        return None
     memory.condensations += 1
     scene.emit(CritiquesCondensed(turn=path, critiques=len(memory.critiques), times=memory.condensations, text=reply.text))
-    return [reply.text]
+    return reply.text

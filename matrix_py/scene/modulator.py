@@ -13,6 +13,8 @@ from matrix_py.scene.casting import Cast, Role
 from matrix_py.scene.context import Scene
 from matrix_py.scene.quote import Quote
 
+UNGRADED = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -46,7 +48,7 @@ class Judgement:
         reason: of the verdict.
         recipients: names of the roles that notice it, in the order of the cast.
         noticing: the reply that said so.
-        critique: severity (0 where a method grades nothing) and text of what harm it may do.
+        critique: severity (`UNGRADED` where a method does not ask for it) and text of what harm it may do.
     """
 
     feasible: bool

@@ -10,7 +10,6 @@ from matrix_py.scene.memory import Memory
 from matrix_py.scene.modulator import Judgement, Proposal
 from matrix_py.scene.quote import Quote
 
-
 # Puts a proposal to the modulator, after a story.
 Judge: TypeAlias = Callable[[Proposal, Sequence[Quote]], Coroutine[Any, Any, Judgement]]
 

@@ -9,9 +9,10 @@ from matrix_py.errors import ConfigError
 from matrix_py.scene.context import SceneFunction
 from matrix_py.scene.critique_revise import critique_revise
 from matrix_py.scene.matrix import matrix
+from matrix_py.scene.published import published
 from matrix_py.scene.vanilla import vanilla
 
-SCENES: dict[str, SceneFunction] = {"critique-revise": critique_revise, "matrix": matrix, "vanilla": vanilla}
+SCENES: dict[str, SceneFunction] = {"critique-revise": critique_revise, "matrix": matrix, "published": published, "vanilla": vanilla}
 
 
 def find_scene(name: str) -> SceneFunction:
