@@ -288,7 +288,23 @@ def test_critiques(text: str, read: tuple[int, str] | None) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "None", "none.", "none: ", "0: harm", "4: harm", "12: harm", "1:harm", "1. harm", "1: ", "1: x", "1: a\nb", "1:  harm", "1: \x1c\x1c", "harm"],
+    [
+        "",
+        "None",
+        "none.",
+        "none: ",
+        "0: harm",
+        "4: harm",
+        "12: harm",
+        "1:harm",
+        "1. harm",
+        "1: ",
+        "1: x",
+        "1: a\nb",
+        "1:  harm",
+        "1: \x1c\x1c",
+        "harm",
+    ],
 )
 def test_no_critiques(text: str) -> None:
     assert not accepts(forms.CRITIQUE, text)
@@ -324,7 +340,10 @@ def test_some_of_names_in_any_order(names: tuple[str, ...]) -> None:
     assert forms.read_some_of("nobody", candidates) == []
 
 
-@pytest.mark.parametrize("text", ["", "Nurse", "nurse,head nurse", "nurse  manager", "nurse and head nurse", "nurse\nhead nurse", "nurses", "doctor", "everybody"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "Nurse", "nurse,head nurse", "nurse  manager", "nurse and head nurse", "nurse\nhead nurse", "nurses", "doctor", "everybody"],
+)
 def test_no_recipients(text: str) -> None:
     assert not accepts(forms.some_of(NURSES), text)
 

@@ -159,7 +159,9 @@ def test_names_of_a_cast_are_distinct_whatever_their_case_and_articles(roles: st
 
 
 def test_a_list_with_numbers_or_commas_does_not_fill_its_form_and_is_asked_for_again() -> None:
-    model = Script({"roles": lambda turn: "1. owner\n2. guard" if turn.attempt == 1 else "owner,\nguard," if turn.attempt == 2 else "clerk"})
+    model = Script(
+        {"roles": lambda turn: "1. owner\n2. guard" if turn.attempt == 1 else "owner,\nguard," if turn.attempt == 2 else "clerk"}
+    )
     trace = play(model, roles=1)
     outcomes = [event["outcome"] for event in events(trace, "TurnCompleted") if event["path"] == "cast/roles"]
     assert outcomes == ["form_failed", "form_failed", "text"]
@@ -255,7 +257,9 @@ def test_the_first_step_is_delivered_like_any_other() -> None:
     trace = play(model, steps=2)
     for step in (1, 2):
         assert of_action(trace, "ActionNoticed", f"step/{step}/act")[0]["recipients"] == list(ROLES)
-        assert [path for path in model.paths("react") if path.startswith(f"step/{step}/")] == [f"step/{step}/react/{role}" for role in ROLES]
+        assert [path for path in model.paths("react") if path.startswith(f"step/{step}/")] == [
+            f"step/{step}/react/{role}" for role in ROLES
+        ]
 
 
 def test_the_verdicts_log_odds_are_asked_for() -> None:
@@ -532,7 +536,9 @@ def test_the_ego_answers_with_its_next_act_and_not_in_a_wave() -> None:
     assert not [path for path in model.paths("react") if "visitor" in path]
     [act] = [event for event in events(trace, "ActionProposed") if event["action"] == "step/2/act"]
     assert act["origin"] == "plan" and act["depth"] == 0
-    assert act["causes"] == [event["action"] for event in events(trace, "ActionProposed") if event["step"] == 1 and event["role"] != "visitor"]
+    assert act["causes"] == [
+        event["action"] for event in events(trace, "ActionProposed") if event["step"] == 1 and event["role"] != "visitor"
+    ]
 
 
 def test_a_role_answers_all_that_it_noticed_in_a_deeper_wave_in_one_turn() -> None:
@@ -571,7 +577,10 @@ def test_an_infeasible_or_unnoticed_reaction_ends_the_cascade() -> None:
 
 
 def test_a_role_without_words_does_nothing() -> None:
-    model = Script({"step/1/react/owner": "I'm sorry, but I can't help with that request.", "step/1/react/guard": " \n"}, notice={"step/1/act": "owner, guard"})
+    model = Script(
+        {"step/1/react/owner": "I'm sorry, but I can't help with that request.", "step/1/react/guard": " \n"},
+        notice={"step/1/act": "owner, guard"},
+    )
     trace = play(model, steps=1)
     assert [event["action"] for event in events(trace, "ActionProposed")] == ["step/1/act"]
     assert [(event["path"], event["text"]) for event in events(trace, "TurnFellBack")] == [
@@ -657,7 +666,9 @@ def test_a_role_is_shown_the_last_eight_entries_of_its_view() -> None:
 def test_views_are_not_condensed() -> None:
     model = Script({"recipients": everybody, "critique": numbered})
     play(model, steps=3, interactions=40)
-    assert not [turn.path for turn in model.turns if turn.kind in ("react", "act") and "condense" in "".join(text for text, _ in turn.segments)]
+    assert not [
+        turn.path for turn in model.turns if turn.kind in ("react", "act") and "condense" in "".join(text for text, _ in turn.segments)
+    ]
 
 
 # The end --------------------------------------------------------------------------------------------------------------
@@ -689,7 +700,11 @@ def test_what_comes_after_the_last_interaction_is_proposed_and_dropped_without_a
     dropped = [f"step/1/react/{role}" for role in ROLES[2:]]
     assert [event["action"] for event in events(trace, "ActionDropped")] == dropped
     for action in dropped:
-        assert [event["kind"] for event in trace.events if event.get("action") == action] == ["ActionProposed", "FeasibilityJudged", "ActionDropped"]
+        assert [event["kind"] for event in trace.events if event.get("action") == action] == [
+            "ActionProposed",
+            "FeasibilityJudged",
+            "ActionDropped",
+        ]
         assert not [value for value in shown(model, "consequence").values() if action in value]
 
 
@@ -712,7 +727,9 @@ def test_no_turn_is_told_the_limit() -> None:
     play(model, steps=4, interactions=9)
     play(other, steps=4, interactions=97)
     asked = {turn.path: turn for turn in other.turns}
-    before_the_end = [turn for turn in model.turns if turn.path in asked and not turn.path.startswith(("step/2/condense", "consequence", "revise"))]
+    before_the_end = [
+        turn for turn in model.turns if turn.path in asked and not turn.path.startswith(("step/2/condense", "consequence", "revise"))
+    ]
     assert len(before_the_end) > 40
     assert [turn.path for turn in before_the_end if turn.request != asked[turn.path].request] == []
     play(limited := Script(rules), steps=4, interactions=13)
@@ -800,7 +817,9 @@ def test_memory_is_condensed_once_at_the_end_of_a_step_and_not_in_its_middle() -
         ("step/2/condense/memory", 12),
     ]
     paths = model.paths()
-    assert [path.startswith("step/2/") for path in paths[paths.index("step/1/condense/memory") + 1 : paths.index("step/2/condense/memory")]].count(False) == 0
+    assert [
+        path.startswith("step/2/") for path in paths[paths.index("step/1/condense/memory") + 1 : paths.index("step/2/condense/memory")]
+    ].count(False) == 0
     # In the middle of the step, all entries stand by themselves.
     assert len(shown(model, "step/1/react/owner/2/feasible")["story"].split("\n")) == 6
 
@@ -977,7 +996,9 @@ Rule = Callable[[_core.Turn], str]
 
 
 @pytest.mark.parametrize("rule", [lambda _: "", lambda _: "I cannot help with that request."], ids=["nothing", "refusals"])
-@pytest.mark.parametrize("kind", ["ego", "roles", "profile", "plan", "feasible", "recipients", "critique", "react", "act", "condense_memory"])
+@pytest.mark.parametrize(
+    "kind", ["ego", "roles", "profile", "plan", "feasible", "recipients", "critique", "react", "act", "condense_memory"]
+)
 def test_a_kind_of_turn_that_always_fails_does_not_stop_the_scene(kind: str, rule: Rule) -> None:
     model = Script({"recipients": everybody, "critique": numbered, kind: rule})
     trace = play(model, steps=3, interactions=100)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import given, settings
@@ -15,9 +17,9 @@ from matrix_py.errors import ConfigError
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.pump import Pump
-from matrix_py.scene import SceneFunction, critique_revise, find_scene, vanilla
+from matrix_py.scene import SceneFunction, critique_revise, find_scene, matrix, published, vanilla
 from matrix_py.testing import ScriptedModel, TooLong, Trace, make_prompts, run_scene
-from matrix_py.types import StoredScene
+from matrix_py.types import Limits, StoredScene
 
 INSTRUCTION = "How do I choose a bicycle?"
 SAID = {
@@ -39,14 +41,17 @@ def blake3(text: str) -> str:
     return _core.blake3(text.encode()).hex()
 
 
-def completed(turn: _core.Turn, text: str) -> dict[str, object]:
+def completed(turn: _core.Turn, text: str, *, reads: Sequence[str] = (), attempt: int = 1) -> dict[str, object]:
     return {
         "kind": "TurnCompleted",
         "v": 1,
         "path": turn.kind,
-        "attempt": 1,
+        "attempt": attempt,
         "turn": turn.kind,
         "request": turn.request.hex(),
+        "template": package_prompts().template_hash(turn.kind).hex(),
+        "inputs": ANY,
+        "reads": list(reads),
         "outcome": "text",
         "finish": "eos",
         "text": blake3(text),
@@ -101,7 +106,7 @@ def test_vanilla_takes_a_given_response_as_it_is(response: str) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(instruction=st.text(), said=st.text())
+@given(instruction=st.text(), said=st.text().map(lambda text: f"{text} a"))
 def test_any_text_goes_through_a_scene_unchanged_but_for_white_space_at_the_ends_of_replies(instruction: str, said: str) -> None:
     model = ScriptedModel(lambda turn: said)
     trace = run_scene(vanilla, instruction, model, prompts=package_prompts())
@@ -125,9 +130,9 @@ def test_critique_revise_responds_criticises_by_a_principle_and_revises() -> Non
         started(),
         completed(respond, SAID["respond"]),
         {"kind": "ResponseGiven", "v": 1, "given": False, "text": "Take any of them."},
-        completed(critique, SAID["critique"]),
+        completed(critique, SAID["critique"], reads=["respond"]),
         {"kind": "CritiqueWritten", "v": 1, "principle": principle, "text": "It may not fit the rider."},
-        completed(revise, SAID["revise"]),
+        completed(revise, SAID["revise"], reads=["critique", "respond"]),
         {"kind": "ResponseRevised", "v": 1, "text": "Have it measured."},
         ended(7),
     ]
@@ -176,6 +181,7 @@ def critiques(scenes: list[StoredScene], *, seed: int = 0, window: int = 4) -> d
         log=_core.EventLog(),
         answerer=model,
         window=window,
+        limits=Limits(),
     )
     assert pump.run(scenes).completed == len(scenes)
     return {turn.scene: turn for turn in model.turns if turn.kind == "critique"}
@@ -209,7 +215,7 @@ def test_the_principle_is_the_same_whatever_else_is_in_the_run() -> None:
 def test_the_prompts_of_scenes_of_one_run_hold_nothing_of_one_another() -> None:
     scenes = [StoredScene(_core.scene_id("test", text, None, 0), text, None, 0) for text in ("red alder", "blue beech", "grey cedar")]
     model = ScriptedModel(lambda turn: f"{turn.kind} of {untrusted(turn)[0]}")
-    pump = Pump(critique_revise, "test", prompts=package_prompts(), seed=0, log=_core.EventLog(), answerer=model, window=3)
+    pump = Pump(critique_revise, "test", prompts=package_prompts(), seed=0, log=_core.EventLog(), answerer=model, window=3, limits=Limits())
     assert pump.run(scenes).completed == 3
     for turn in model.turns:
         own = next(scene.instruction for scene in scenes if scene.scene == turn.scene)
@@ -237,7 +243,10 @@ def test_a_prompt_file_without_principles_leaves_the_scene_open() -> None:
 # Finding scenes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "function"), [("vanilla", vanilla), ("critique-revise", critique_revise)])
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("vanilla", vanilla), ("critique-revise", critique_revise), ("matrix", matrix), ("published", published)],
+)
 def test_built_in_scenes_go_by_their_names(name: str, function: SceneFunction) -> None:
     assert find_scene(name) is function
 
@@ -291,7 +300,7 @@ def test_a_scene_of_ones_own_is_found_by_module_and_function(own_package: str) -
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("critique_revise", "is not known: choose critique-revise, vanilla, or give package.module:function"),
+        ("critique_revise", "is not known: choose critique-revise, matrix, published, vanilla, or give package.module:function"),
         ("", "is not known"),
         ("no_such_module_at_all:poem", "No module named 'no_such_module_at_all'"),
         ("{package}.prose:poem", "No module named"),

@@ -44,7 +44,13 @@ max_tokens = 32
 [revise]
 max_tokens = 32
 """
-INSTRUCTIONS = ("How do I repair a puncture?", "Which trees grow beside a street?", "Help me spread a rumour.", "Cook for six.", "Sell my car.")
+INSTRUCTIONS = (
+    "How do I repair a puncture?",
+    "Which trees grow beside a street?",
+    "Help me spread a rumour.",
+    "Cook for six.",
+    "Sell my car.",
+)
 # A prompt is continued from another slot only if that saves more tokens than a copy costs.
 COPY_TOKENS = 16
 

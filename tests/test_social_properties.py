@@ -120,7 +120,9 @@ class Improviser(ScriptedModel):
                 return "\n".join(f"{act}. {self._line(mark if repeated else f'{mark} {act}', rng)}" for act in range(1, acts + 1))
             case "feasible":
                 verdict, reason = "yes" if rng.random() < self._temper.yes else "no", self._line(mark, rng)
-                return f"{verdict}: {reason}" if (turn.sampling.form or "").startswith("start: VERDICT") else f"{reason}\nVerdict: {verdict}"
+                return (
+                    f"{verdict}: {reason}" if (turn.sampling.form or "").startswith("start: VERDICT") else f"{reason}\nVerdict: {verdict}"
+                )
             case "recipients":
                 others = re.findall(r'"([^"]*)" rest', turn.sampling.form or "")
                 picked = [name for name in others if rng.random() < self._temper.noticing]
@@ -191,7 +193,15 @@ def replay(seed: int, trace: Trace, completions: dict[tuple[str, int], tuple[byt
         # No event is in a log without its completions: so none are, here.
         stored = type(stored)(stored.scene, INSTRUCTION, response, 0, [], completions)
     return run_scene(
-        find_scene(method), INSTRUCTION, model, prompts=prompts_of(method), response=response, limits=limits, seed=seed, name=method, stored=stored
+        find_scene(method),
+        INSTRUCTION,
+        model,
+        prompts=prompts_of(method),
+        response=response,
+        limits=limits,
+        seed=seed,
+        name=method,
+        stored=stored,
     )
 
 
@@ -490,9 +500,7 @@ class Sources:
 
     def _critique_of_action(self, line: str) -> bool:
         parts = line.split(": ")
-        return any(
-            self._action(": ".join(parts[:place])) and self._stretch(": ".join(parts[place:])) for place in range(2, len(parts))
-        )
+        return any(self._action(": ".join(parts[:place])) and self._stretch(": ".join(parts[place:])) for place in range(2, len(parts)))
 
     def _names(self) -> list[str]:
         lists = [text for path, text in self.texts.items() if re.match(r"cast/(ego|roles|public)\b", path)]
@@ -560,7 +568,9 @@ def check_the_prompts(played: Played) -> None:
     """What roles are not to know is in none of their prompts, and an accepted verdict's reason in nobody's."""
     reasons = {mark for event in played.all("FeasibilityJudged") if event["feasible"] for mark in _MARK.findall(event["reason"])}
     roles = {event["role"]: {mark for mark in _MARK.findall(event["profile"])} for event in played.all("RoleCast")}
-    casting = {mark for kind in ("SituationImagined", "FutureImagined") for event in played.all(kind) for mark in _MARK.findall(event["text"])}
+    casting = {
+        mark for kind in ("SituationImagined", "FutureImagined") for event in played.all(kind) for mark in _MARK.findall(event["text"])
+    }
     for turn in played.model.turns:
         text = "".join(text for text, _ in turn.segments)
         marks = set(_MARK.findall(text))

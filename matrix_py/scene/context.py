@@ -31,6 +31,8 @@ _T = TypeVar("_T")
 _USABLE = frozenset({"assistant", "language", "loop"})
 # What a form writes itself before what is said in a line: "1. ", "Traits: ". It is in the language of the form.
 _MARK = re.compile(r"^\w+[.:] ")
+# A terminal of a form that is a regular expression: a place that the model fills with words of its own.
+_PLACE = re.compile(r"^[A-Z_]+:.*/", re.MULTILINE)
 
 
 class TurnFailed(SceneError):
@@ -179,8 +181,10 @@ class Scene:
         if completion.outcome != "text":
             return text, None
         if turn.sampling.form is not None:
-            # A form leaves no room for thoughts or other speakers; what is said in its places is examined place by place.
-            places = [_MARK.sub("", line) for line in text.split("\n") if line.strip()] if in_world else []
+            # A form leaves no room for thoughts or other speakers; what is said in its places is examined place by place. One that has
+            # none, a choice among given names, says nothing of the model's own.
+            examined = in_world and _PLACE.search(turn.sampling.form)
+            places = [_MARK.sub("", line) for line in text.split("\n") if line.strip()] if examined else []
             return text, next(
                 (flaw for place in places if place and (flaw := find_flaw(place, like=self.instruction, in_world=True))), None
             )
