@@ -55,7 +55,7 @@ def test_feasibility_is_taken_as_true_for_delivery(scene: SceneFunction) -> None
     model = Script({"recipients": everybody, "step/1/act/feasible": no})
     trace = play(model, scene=scene, steps=2)
     assert not [path for path in model.paths("react") if path.startswith("step/1/")]
-    assert [event["action"] for event in events(trace, "ActionNoticed")][0] == "step/2/act"
+    assert next(event["action"] for event in events(trace, "ActionNoticed")) == "step/2/act"
     after = model.turns[model.paths().index("step/2/act/feasible") :]
     assert not [turn.path for turn in after if "tries key 1" in prompt(turn) and turn.kind != "outcome"]
 

@@ -297,6 +297,109 @@ def test_the_packages_settings_are_those_of_the_design() -> None:
     assert found["revise"].temperature == 0.3
 
 
+# Includes, retries, lists ----------------------------------------------------------------------------------------------
+
+
+def with_file(text: str, **files: str) -> Prompts:
+    named = {f"{name}.txt": body for name, body in files.items()}
+    return Prompts({"ask.txt": text, **named}, {"ask": TurnSettings(max_tokens=64, system="none")}, system="", template=PLAIN)
+
+
+def test_an_include_stands_for_the_text_of_its_file_with_its_fields() -> None:
+    prompts = with_file("--- user\n{> about}\n\nWhat now?\n", about="\n{role} said: {{x}}\n\n")
+    assert prompts.fields("ask") == {"role"}
+    written = with_file("--- user\n{role} said: {{x}}\n\nWhat now?\n")
+    assert prompts.render("ask", {"role": "A guard"}) == written.render("ask", {"role": "A guard"})
+    assert prompts.template_hash("ask") == written.template_hash("ask")
+
+
+def test_an_include_may_bring_messages() -> None:
+    prompts = with_file("{> before}\n--- user\nAnd now?\n", before="--- user\nHello.\n--- assistant\nYes?\n")
+    assert prompts.render("ask", {}) == with_file("--- user\nHello.\n--- assistant\nYes?\n--- user\nAnd now?\n").render("ask", {})
+
+
+def test_braces_around_what_looks_like_an_include_are_braces() -> None:
+    assert "".join(text for text, _ in with_file("--- user\n{{> about}}\n").render("ask", {})).count("{> about}") == 1
+
+
+def test_an_include_within_an_include_is_refused() -> None:
+    message = refused(with_file, "--- user\n{> one}\n", one="{> two}", two="x")
+    assert message == "one.txt, which ask.txt includes, includes another file: write that one's text in its place"
+
+
+def test_a_retry_is_another_prefill_after_the_same_messages() -> None:
+    prompts = prompts_of("--- user\nWho is {name}?\n--- assistant\nIt is\n--- retry\nThis is {name},\n", template=CHATML)
+    first, second = (prompts.render("ask", {"name": "she"}, retry=retry) for retry in (False, True))
+    asked = "".join(text for text, _ in first).removesuffix("It is")
+    assert "".join(text for text, _ in second) == f"{asked}This is she,"
+    assert [text for text, trusted in second if not trusted] == ["she", "she"]
+
+
+def test_without_another_prefill_a_retry_is_the_same_prompt() -> None:
+    prompts = prompts_of("--- user\nWho?\n--- assistant\nIt is\n")
+    assert prompts.render("ask", {}, retry=True) == prompts.render("ask", {})
+
+
+@pytest.mark.parametrize(
+    ("temperature", "retries", "has_retry", "attempts"),
+    [(0.7, 2, False, 3), (0.7, 1, True, 2), (0.7, 0, True, 1), (0.0, 2, False, 1), (0.0, 2, True, 2), (0.0, 0, True, 1)],
+)
+def test_a_turn_is_asked_again_only_if_it_could_come_out_otherwise(
+    temperature: float, retries: int, has_retry: bool, attempts: int
+) -> None:
+    text = "--- user\nWho?\n" + ("--- retry\nIt is\n" if has_retry else "")
+    assert prompts_of(text, temperature=temperature, retries=retries).attempts("ask") == attempts
+
+
+def test_each_line_of_a_list_is_a_segment_of_its_own() -> None:
+    prompts = prompts_of("--- user\nSo far:\n{story}\n")
+    one, two = (prompts.render("ask", {"story": story}) for story in (["He came."], ["He came.", "She left."]))
+    assert [text for text, trusted in two if not trusted] == ["He came.", "She left."]
+    # So a list that grows goes on from the very same prompt.
+    assert two[: len(one) - 1] == one[:-1]
+
+
+@given(st.lists(st.text().filter(lambda text: "\n" not in text), min_size=1, max_size=6))
+def test_a_list_reads_as_its_lines(lines: list[str]) -> None:
+    prompts = prompts_of("--- user\nSo far:\n{story}\n", template=CHATML)
+    shown, expected = (prompts.render("ask", {"story": story}) for story in (lines, "\n".join(lines)))
+    assert "".join(text for text, _ in shown) == "".join(text for text, _ in expected)
+
+
+def test_the_template_hash_is_of_all_that_a_turn_is_rendered_with_but_the_scenes_values() -> None:
+    base = prompts_of("--- user\nWho is {name}?\n").template_hash("ask")
+    assert base == prompts_of("--- user\nWho is {name}?\n", deployment="not used here").template_hash("ask")
+    others = [
+        prompts_of("--- user\nWho was {name}?\n"),
+        prompts_of("--- user\nWho is {name}?\n", temperature=0.1),
+        prompts_of("--- user\nWho is {name}?\n", system="writer"),
+        prompts_of("--- user\nWho is {name}?\n", system="deployment", deployment="Be kind."),
+        prompts_of("--- user\nWho is {name}?\n", template=CHATML),
+        prompts_of("--- user\nWho is {name}?\n", context=128),
+    ]
+    hashes = [prompts.template_hash("ask") for prompts in others]
+    assert len({base, *hashes}) == len(others) + 1
+
+
+def test_a_scene_has_prompts_and_settings_of_its_own_in_the_place_of_the_shared_ones() -> None:
+    shared, own = load_files(None), load_files(None, "matrix")
+    assert own.keys() > shared.keys()
+    assert own["critique.txt"] != shared["critique.txt"]
+    assert own["respond.txt"] == shared["respond.txt"]
+    assert load_settings(None, None, "matrix").keys() > load_settings(None, None).keys()
+    # Of a scene that is not the package's, nothing is known.
+    assert load_files(None, "own.module:scene") == shared == load_files(None, "../matrix")
+
+
+@pytest.mark.parametrize("scene", ["matrix", "published"])
+def test_every_prompt_of_a_scene_is_asked_under_settings_or_is_part_of_one(scene: str) -> None:
+    files, settings = load_files(None, scene), load_settings(None, None, scene)
+    prompts = Prompts(files, settings, system="", template=PLAIN)
+    included = {"writer.txt", "principles.txt", "modulator.txt"}
+    assert files.keys() <= {f"{kind}.txt" for kind in settings} | included
+    assert all(prompts.attempts(kind) >= 1 for kind in settings)
+
+
 # Of a context, a budget takes a quarter at most -----------------------------------------------------------------------
 
 

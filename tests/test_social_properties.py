@@ -567,7 +567,7 @@ class Known:
 def check_the_prompts(played: Played) -> None:
     """What roles are not to know is in none of their prompts, and an accepted verdict's reason in nobody's."""
     reasons = {mark for event in played.all("FeasibilityJudged") if event["feasible"] for mark in _MARK.findall(event["reason"])}
-    roles = {event["role"]: {mark for mark in _MARK.findall(event["profile"])} for event in played.all("RoleCast")}
+    roles = {event["role"]: set(_MARK.findall(event["profile"])) for event in played.all("RoleCast")}
     casting = {
         mark for kind in ("SituationImagined", "FutureImagined") for event in played.all(kind) for mark in _MARK.findall(event["text"])
     }
