@@ -77,10 +77,16 @@ def simulate(
         Method | None,
         typer.Option("--method", help="The social scene of MATRIX, made exact, or as its code was published: the scene of that name."),
     ] = None,
-    roles: Annotated[int, typer.Option("--roles", help="Roles of a social scene besides the one who asks, 1 to 16.")] = 5,
-    steps: Annotated[int, typer.Option("--steps", help="Steps of a social scene: acts in the asker's plan, 1 to 50.")] = 5,
-    interactions: Annotated[int, typer.Option("--interactions", help="Actions that may take place in a social scene.")] = 16,
-    depth: Annotated[int, typer.Option("--depth", help="Waves of reactions in a step, 1 to 10.")] = 1,
+    roles: Annotated[
+        int | None, typer.Option("--roles", help="Roles of a social scene besides the one who asks, 1 to 16. [default: 5]")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps of a social scene: acts in the asker's plan, 1 to 50. [default: 5]")
+    ] = None,
+    interactions: Annotated[
+        int | None, typer.Option("--interactions", help="Actions that may take place in a social scene. [default: 16]")
+    ] = None,
+    depth: Annotated[int | None, typer.Option("--depth", help="Waves of reactions in a step, 1 to 10. [default: 1]")] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Scenes at most.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of all random numbers of the run.")] = 0,
     dialogue: Annotated[
@@ -111,6 +117,7 @@ def simulate(
     """Run a scene around each instruction and write the log."""
     from matrix_py.engine import EngineOptions
     from matrix_py.instructions import Dialogue
+    from matrix_py.scene.registry import WITHOUT_ROLES
     from matrix_py.simulate import DEFAULT_SCENE, SimulateOptions
     from matrix_py.simulate import simulate as run
     from matrix_py.terminal import RunProgress, print_summary
@@ -118,6 +125,11 @@ def simulate(
 
     if scene is not None and method is not None:
         raise ConfigError(f"--scene {scene!r} and --method {method.value!r} both name a scene: give one of them")
+    chosen = scene or (method.value if method is not None else DEFAULT_SCENE)
+    given = {"roles": roles, "steps": steps, "interactions": interactions, "depth": depth}
+    limits = {name: value for name, value in given.items() if value is not None}
+    if limits and chosen in WITHOUT_ROLES:
+        raise ConfigError(f"--{min(limits)} is for social scenes, and scene {chosen!r} is none: leave it out, or choose --scene matrix")
     if dialogue not in list(Dialogue):
         raise ConfigError(f"--dialogue is {dialogue!r}: give {', '.join(Dialogue)}")
     engine = EngineOptions(
@@ -134,8 +146,8 @@ def simulate(
         inputs=tuple(inputs),
         out=out,
         model=model,
-        scene=scene or (method.value if method is not None else DEFAULT_SCENE),
-        limits=Limits(roles=roles, steps=steps, interactions=interactions, depth=depth),
+        scene=chosen,
+        limits=Limits(**limits),
         seed=seed,
         limit=limit,
         dialogue=Dialogue(dialogue),
@@ -227,23 +239,27 @@ def show(
         str | None, typer.Option("--why", metavar="PATH", help="All that a turn was made from, as a tree. Also of an action by its path.")
     ] = None,
     output: Annotated[
-        SceneFormat, typer.Option("--format", help="text, or json: the scene as one document; texts as their lengths without --reveal.")
+        SceneFormat, typer.Option("--format", help="text, or json: one document; texts as their lengths without --reveal.")
     ] = SceneFormat.TEXT,
     reveal: Reveal = False,
     limit: Annotated[int, typer.Option("--limit", help="Scenes to list at most.")] = 50,
 ) -> None:
     """List a run's scenes, or read one: what happened in it, one of its turns, or why a turn came out as it did."""
     from matrix_py import show as shown
-    from matrix_py.ancestry import ancestor_parts
+    from matrix_py.show.ancestry import ancestor_parts
+    from matrix_py.show.document import ancestors_document, turn_document
+    from matrix_py.show.transcript import turn_parts
     from matrix_py.terminal import json_text, print_parts, print_segments, print_table
-    from matrix_py.transcript import turn_parts
 
     if prompt and turn is None:
         raise ConfigError("--prompt has no turn: give --turn PATH, with a SCENE before it")
     if scene is None and (turn is not None or why is not None or output is SceneFormat.JSON):
         raise ConfigError("--turn, --why and --format json are about one scene: give a SCENE after the log")
-    if [turn, why, None if output is SceneFormat.TEXT else output].count(None) < 2:
-        raise ConfigError("--turn, --why and --format json each show something else: give one of them")
+    if turn is not None and why is not None:
+        raise ConfigError("--turn and --why each show something else: give one of them")
+    as_json = output is SceneFormat.JSON
+    if as_json and prompt:
+        raise ConfigError("--prompt is shown as text only: leave out --format json, or ask with matrix sql")
     if scene is None:
         lines = shown.list_scenes(run, limit=limit)
         rows = [
@@ -257,10 +273,15 @@ def show(
             for line in lines
         ]
         print_table(["#", "scene", "input", "state", "instruction"], rows)
-    elif output is SceneFormat.JSON:
-        sys.stdout.write(json_text(shown.document(run, scene, reveal=reveal)) + "\n")
     elif why is not None:
-        print_parts(ancestor_parts(shown.why(run, scene, why)), reveal=reveal)
+        found = shown.why(run, scene, why)
+        if as_json:
+            sys.stdout.write(json_text(ancestors_document(found, reveal=reveal)) + "\n")
+        else:
+            print_parts(ancestor_parts(found), reveal=reveal)
+    elif as_json:
+        asked = shown.document(run, scene, reveal=reveal) if turn is None else turn_document(shown.turn(run, scene, turn), reveal=reveal)
+        sys.stdout.write(json_text(asked) + "\n")
     elif turn is None:
         print_parts(shown.transcript(run, scene), reveal=reveal)
     elif prompt:

@@ -38,15 +38,16 @@ class TurnCompleted(Event, frozen=True):
     # Hashes of what the request was made from: the kind's prompt and settings, and the values that the scene filled in.
     template: str
     inputs: str
-    # The turns that those values are made from: those whose texts they are, and those that decided that they belong there.
+    # What those values are made from: the turns whose texts they are, and those that decided that they belong there. An act that is as
+    # planned is named beside the plan; a response that was given goes by the path of its turn, had there been one.
     reads: tuple[str, ...]
     outcome: str
     finish: str
     text: str
 
 
-# What was done about a flawed reply.
-Policy: TypeAlias = Literal["cut", "retried", "kept", "fell_back", "failed"]
+# What was done about a flawed reply. `passed_over`: that of an earlier attempt, which is flawed but usable, was kept in its place.
+Policy: TypeAlias = Literal["cut", "retried", "kept", "passed_over", "fell_back", "failed"]
 
 
 class ReplyFlawed(Event, frozen=True):
@@ -143,7 +144,7 @@ class ActionProposed(Event, frozen=True):
 
     `action` is its path, by which other events refer to it; `ordinal` counts the scene's actions from 1; `depth` is 0 for the ego's act
     and the number of the wave for a reaction; `causes` are the actions that a reaction answers, or that the ego
-    noticed since its last act, if its act takes account of them.
+    noticed since its last act that took place, if its act takes account of them.
     """
 
     action: str
@@ -186,7 +187,7 @@ class ActionNoticed(Event, frozen=True):
 
 
 class HarmNoted(Event, frozen=True):
-    """The modulator noted what harm an action may do. Severity: 1 slight, 2 serious, 3 grave."""
+    """The modulator noted what harm an action may do. Severity: 1 slight, 2 serious, 3 grave; 0 where the method does not ask for it."""
 
     action: str
     severity: int
@@ -220,6 +221,10 @@ class SimulationEnded(Event, frozen=True):
     reason: EndReason
     steps: int
     interactions: int
+
+
+# How a consequence without harm begins.
+NO_HARM = "Nothing harmful was found."
 
 
 class ConsequenceDrawn(Event, frozen=True):

@@ -16,8 +16,8 @@ from rich.text import Text
 from matrix_py.errors import ConfigError
 from matrix_py.pump import Counts, KindCounts
 from matrix_py.show import readable
+from matrix_py.show.transcript import Part, Tone
 from matrix_py.simulate import RunSummary
-from matrix_py.transcript import Part, Tone
 
 console = Console(highlight=False)
 # Progress and notices go here, so that standard output holds results only.

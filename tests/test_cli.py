@@ -201,7 +201,7 @@ BAD_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "causes without scene": (("show", "run.duckdb", "--why=revise"), ("--why", "give a SCENE")),
     "document without scene": (("show", "run.duckdb", "--format=json"), ("--format json", "give a SCENE")),
     "turn and causes": (("show", "run.duckdb", "0", "--turn=revise", "--why=revise"), ("--turn", "--why", "give one of them")),
-    "causes as document": (("show", "run.duckdb", "0", "--why=revise", "--format=json"), ("--why", "give one of them")),
+    "prompt as document": (("show", "run.duckdb", "0", "--turn=revise", "--prompt", "--format=json"), ("--prompt", "leave out --format")),
     "scene in no format": (("show", "run.duckdb", "0", "--format=xml"), ("--format", "xml")),
     "causes of nothing": (("show", "run.duckdb", "0", "--why=reply"), ("no turn and no action 'reply'", "respond, critique, revise")),
     "list of less than nothing": (("show", "run.duckdb", "--limit=-1"), ("--limit is -1", "at least 1")),
@@ -588,3 +588,17 @@ class TestInterrupt:
             assert process.stderr.read() == "stopped\n"
         assert process.returncode == 130
         assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("scene", ["vanilla", "critique-revise"])
+@pytest.mark.parametrize("option", ["--roles", "--steps", "--interactions", "--depth"])
+def test_limits_of_social_scenes_are_refused_for_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scene: str, option: str
+) -> None:
+    inputs = tmp_path / "in.jsonl"
+    inputs.write_text('{"instruction": "Why?"}\n', "utf-8")
+
+    assert main(["simulate", str(inputs), "--scene", scene, option, "2", "--out", str(tmp_path / "run.duckdb"), "--model", "x.gguf"]) == 2
+
+    assert capsys.readouterr().err.startswith(f"error: {option} is for social scenes, and scene '{scene}' is none")
+    assert not (tmp_path / "run.duckdb").exists()

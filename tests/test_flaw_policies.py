@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
-from social import Rule, Script, events, play
+from social import Rule, Script, events, play, prompts
 
 from matrix_py import _core
-from matrix_py.testing import FormFailed, Trace
+from matrix_py.scene import matrix
+from matrix_py.testing import FormFailed, Trace, run_scene
+from matrix_py.types import Limits
 
 # What a model says, the flaw that it is, and what is left of it where something is cut.
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -129,7 +132,8 @@ def test_a_refusal_inside_a_valid_form_is_a_refusal(kind: str) -> None:
     assert {each[1:] for each in before} <= {("refusal", "retried")}
     assert last[1:] == ("refusal", "fell_back")
     assert fallback_of(trace, path) == fallback
-    assert trace.counts.completed == 1
+    # Without a word on its harm, an act does not count as harmless.
+    assert trace.events[-1]["end"] == ("failed" if kind == "critique" else "completed")
 
 
 def test_a_form_that_is_not_filled_is_no_flaw_but_asked_again_and_falls_back() -> None:
@@ -137,6 +141,40 @@ def test_a_form_that_is_not_filled_is_no_flaw_but_asked_again_and_falls_back() -
     assert flaws_of(trace, "step/1/act/feasible") == []
     assert fallback_of(trace, "step/1/act/feasible") == "No verdict was given.\nVerdict: yes"
     assert trace.counts.fallbacks == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "kept"),
+    [
+        ("step/1/act/feasible", "As an AI, I see no key there.\nVerdict: no", lambda trace: not events(trace, "ActionAccepted")),
+        ("step/1/act/feasible", f"{CHINESE}\nVerdict: no", lambda trace: not events(trace, "ActionAccepted")),
+        ("step/1/act/critique", "3: As an AI, I must note that this kills a man.", lambda trace: bool(events(trace, "HarmNoted"))),
+    ],
+)
+def test_a_form_that_is_filled_is_kept_in_spite_of_voice_or_language(path: str, said: str, kept: Callable[[Trace], bool]) -> None:
+    trace = play(Script({path: said}), steps=1)
+    assert flaws_of(trace, path)[-1][2] == "kept"
+    assert kept(trace) and fallback_of(trace, path) is None
+
+
+def test_an_earlier_attempt_that_is_usable_is_kept_when_later_ones_are_not() -> None:
+    said = ["As an AI, I imagine a student.", "", THOUGHTS]
+    trace = play(Script({"situation": lambda turn: said[turn.attempt - 1]}), steps=1)
+    assert flaws_of(trace, "cast/situation") == [
+        (1, "assistant", "retried"),
+        (2, "empty", "retried"),
+        (3, "thinking", "passed_over"),
+        (1, "assistant", "kept"),
+    ]
+    assert events(trace, "SituationImagined")[0]["text"] == said[0]
+    assert [event["reads"] for event in events(trace, "TurnCompleted") if event["path"] == "cast/ego"] == [["cast/situation"]]
+
+
+def test_a_scene_may_be_in_the_language_of_its_prompts() -> None:
+    model = Script({"step/1/act/critique": "2: money is lost"}, notice={"step/1/act": "owner"})
+    trace = run_scene(matrix, "我应该怎样打开商店里的收银机呢？", model, prompts=prompts(), limits=Limits(steps=1), name="matrix")
+    assert events(trace, "ReplyFlawed") == []
+    assert trace.counts.completed == 1
 
 
 # The assistant's own turns --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ SPEAKERS = ("Doctor", "Nurse", "police officer", "O'Neill")
 
 
 def in_world(text: str, like: str = ENGLISH) -> str | None:
-    return find_flaw(text, like=like, in_world=True)
+    return find_flaw(text, like=(like,), in_world=True)
 
 
 # Thoughts --------------------------------------------------------------------------------------------------------------
@@ -67,8 +67,8 @@ def test_tags_elsewhere_and_other_tags_stay(text: str) -> None:
 @pytest.mark.parametrize("world", [True, False])
 def test_all_thoughts_is_told_from_empty(text: str, world: bool) -> None:
     cleaned, cuts = clean(text)
-    assert find_flaw(cleaned, like=ENGLISH, in_world=world, cuts=cuts) == "thinking"
-    assert find_flaw(cleaned, like=ENGLISH, in_world=world) == "empty"
+    assert find_flaw(cleaned, like=(ENGLISH,), in_world=world, cuts=cuts) == "thinking"
+    assert find_flaw(cleaned, like=(ENGLISH,), in_world=world) == "empty"
 
 
 # Labels and run-ons ----------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_what_people_say_more_than_once_is_no_loop(text: str) -> None:
 @pytest.mark.parametrize("world", [True, False])
 def test_a_text_that_mostly_repeats_itself_is_a_loop(text: str, world: bool) -> None:
     like = CHINESE if "他" in text else ENGLISH
-    assert find_flaw(clean(text)[0], like=like, in_world=world) == "loop"
+    assert find_flaw(clean(text)[0], like=(like,), in_world=world) == "loop"
 
 
 @pytest.mark.parametrize(
@@ -555,12 +555,12 @@ def test_a_text_mostly_in_another_script_is_found(text: str) -> None:
 @pytest.mark.parametrize("text", ["", " \n\t", "...", "?!", "—", "“”", "***", "🙂", "。", "\u200b"])
 @pytest.mark.parametrize("world", [True, False])
 def test_a_text_without_letter_or_digit_is_empty(text: str, world: bool) -> None:
-    assert find_flaw(text, like=ENGLISH, in_world=world) == "empty"
+    assert find_flaw(text, like=(ENGLISH,), in_world=world) == "empty"
 
 
 @pytest.mark.parametrize("text", [*REFUSALS, "I cannot", "As an AI, I think so.", "Sure! Here is a list:", CHINESE])
 def test_the_assistant_may_refuse_speak_as_itself_and_choose_its_language(text: str) -> None:
-    assert find_flaw(text, like=ENGLISH, in_world=False) is None
+    assert find_flaw(text, like=(ENGLISH,), in_world=False) is None
 
 
 def test_a_refusal_counts_more_than_its_repetition() -> None:
@@ -595,9 +595,9 @@ def test_clean_returns_a_stretch_of_the_text_that_it_leaves_as_it_is(text: str, 
 @settings(max_examples=300, deadline=None)
 @given(text=TEXTS, like=TEXTS, world=st.booleans())
 def test_find_flaw_answers_any_text_and_the_same_each_time(text: str, like: str, world: bool) -> None:
-    found = find_flaw(text, like=like, in_world=world)
+    found = find_flaw(text, like=(like,), in_world=world)
     assert found in (None, "refusal", "assistant", "loop", "language", "empty")
-    assert find_flaw(text, like=like, in_world=world) == found
+    assert find_flaw(text, like=(like,), in_world=world) == found
     if not world:
         assert found in (None, "loop", "empty")
 
@@ -625,8 +625,8 @@ def steps(text: str) -> int:
     sys.settrace(trace)
     try:
         cleaned, cuts = clean(text, SPEAKERS)
-        find_flaw(cleaned, like=text, in_world=True, cuts=cuts)
-        find_flaw(text, like=ENGLISH, in_world=True)
+        find_flaw(cleaned, like=(text,), in_world=True, cuts=cuts)
+        find_flaw(text, like=(ENGLISH,), in_world=True)
     finally:
         sys.settrace(before)
     return count
@@ -646,8 +646,8 @@ def test_long_texts_take_linear_time(piece: str) -> None:
     short, long = (piece * (size // len(piece)) for size in (1_000, 4_000))
     assert steps(long) < 6 * steps(short) + 200
     huge = piece * (100_000 // len(piece)) + "x: y"
-    find_flaw(clean(huge, SPEAKERS)[0], like=huge, in_world=True)
-    find_flaw(huge, like=ENGLISH, in_world=True)
+    find_flaw(clean(huge, SPEAKERS)[0], like=(huge,), in_world=True)
+    find_flaw(huge, like=(ENGLISH,), in_world=True)
 
 
 def test_nested_loops_take_linear_time() -> None:

@@ -955,10 +955,20 @@ def test_what_was_let_in_by_a_verdict_reads_that_verdict() -> None:
         "cast/plan",
         "cast/profile/owner",
         "cast/roles",
+        "step/1/act",
         "step/1/act/feasible",
         "step/1/act/recipients",
     ]
-    story = ["cast/ego", "cast/plan", "cast/roles", "step/1/act/feasible", "step/1/react/owner", "step/1/react/owner/feasible"]
+    story = [
+        "cast/ego",
+        "cast/plan",
+        "cast/roles",
+        "respond",
+        "step/1/act",
+        "step/1/act/feasible",
+        "step/1/react/owner",
+        "step/1/react/owner/feasible",
+    ]
     critiques = ["step/1/act/critique", "step/1/react/owner/critique"]
     assert reads(trace, "consequence") == sorted([*story, *critiques])
 
@@ -996,11 +1006,38 @@ Rule = Callable[[_core.Turn], str]
 
 
 @pytest.mark.parametrize("rule", [lambda _: "", lambda _: "I cannot help with that request."], ids=["nothing", "refusals"])
-@pytest.mark.parametrize(
-    "kind", ["ego", "roles", "profile", "plan", "feasible", "recipients", "critique", "react", "act", "condense_memory"]
-)
+@pytest.mark.parametrize("kind", ["ego", "roles", "profile", "plan", "feasible", "recipients", "react", "act", "condense_memory"])
 def test_a_kind_of_turn_that_always_fails_does_not_stop_the_scene(kind: str, rule: Rule) -> None:
     model = Script({"recipients": everybody, "critique": numbered, kind: rule})
     trace = play(model, steps=3, interactions=100)
     assert trace.counts.completed == 1 and model.paths(kind)
     assert {event["path"] for event in events(trace, "TurnFellBack")} == set(model.paths(kind))
+
+
+REFUSES = "3: I'm sorry, but I can't help with that."
+
+
+def test_a_model_that_refuses_to_speak_of_harm_does_not_pass_for_one_that_found_none() -> None:
+    trace = play(Script({"critique": REFUSES}), steps=2)
+    assert not events(trace, "ConsequenceDrawn") and not events(trace, "ResponseKept")
+    assert trace.events[-1]["end"] == "failed"
+    assert trace.events[-1]["reason"] == "no harm was noted, but 2 of 2 questions about harm went unanswered"
+
+
+def test_a_refusal_to_speak_of_one_harm_does_not_hide_another() -> None:
+    model = Script({"step/1/act/critique": REFUSES, "step/2/act/critique": "2: a loss"})
+    trace = play(model, steps=2)
+    assert (trace.counts.completed, one(trace, "ConsequenceDrawn")["harmful"]) == (1, True)
+
+
+def test_what_is_judged_impossible_needs_no_word_on_its_harm() -> None:
+    trace = play(Script({"critique": REFUSES, "feasible": NO}), steps=2)
+    assert (trace.counts.completed, len(events(trace, "ResponseKept"))) == (1, 1)
+
+
+def test_the_consequence_says_what_failed_even_if_nothing_was_harmful_or_the_turn_failed() -> None:
+    failed = f"visitor: tries key 1 (not possible: {NO.partition(chr(10))[0]})"
+    kept = play(Script({"step/1/act/feasible": NO}), steps=2)
+    assert one(kept, "ConsequenceDrawn")["text"] == f"Nothing harmful was found.\n{failed}"
+    fallen_back = play(Script({"step/1/act/feasible": NO, "step/2/act/critique": "3: a loss", "consequence": ""}), steps=2)
+    assert one(fallen_back, "ConsequenceDrawn")["text"] == f"Grave: a loss\n{failed}"

@@ -348,16 +348,22 @@ def test_nothing_is_condensed_where_no_critique_is_pending() -> None:
     assert model.paths("condense_critiques") == ["step/9/act/condense/critiques"]
 
 
-@pytest.mark.parametrize("rules", [{"feasible": NO}, {"critique": ""}], ids=["all rejected", "all without a critique"])
-def test_where_nothing_was_criticised_the_response_is_kept(rules: dict[str, str]) -> None:
-    model = Script(rules)
+def test_where_nothing_was_criticised_the_response_is_kept() -> None:
+    model = Script({"feasible": NO})
     trace = rehearse(model)
-    assert [(event["harmful"], event["text"]) for event in events(trace, "ConsequenceDrawn")] == [(False, "Nothing harmful was found.")]
+    [drawn] = events(trace, "ConsequenceDrawn")
+    assert (drawn["harmful"], drawn["text"].partition("\n")[0]) == (False, "Nothing harmful was found.")
     assert kinds(trace)[-2:] == ["ResponseKept", "SceneFinished"]
     asked = {turn.kind for turn in model.turns}
     assert not asked & {"condense_critiques", "summary", "revise"}
     # Nor is an outcome made up where nothing took place.
-    assert ("outcome" in asked) == ("critique" in rules)
+    assert "outcome" not in asked
+
+
+def test_where_no_critique_was_usable_the_scene_fails() -> None:
+    trace = play(Script({"critique": ""}), scene=published)
+    assert trace.events[-1]["end"] == "failed"
+    assert "questions about harm went unanswered" in trace.events[-1]["reason"]
 
 
 # The end --------------------------------------------------------------------------------------------------------------
@@ -502,7 +508,7 @@ def test_the_same_answers_in_any_order_make_the_same_scene(seed: int) -> None:
 
 
 @pytest.mark.parametrize("rule", ["", "I cannot help with that request."], ids=["nothing", "refusals"])
-@pytest.mark.parametrize("kind", [kind for kind in load_settings(None, None, "published") if kind not in NEEDED])
+@pytest.mark.parametrize("kind", [kind for kind in load_settings(None, None, "published") if kind not in (*NEEDED, "critique")])
 def test_a_kind_of_turn_that_always_fails_does_not_stop_the_scene(kind: str, rule: str) -> None:
     model = Script({"recipients": everybody, kind: rule})
     trace = rehearse(model, steps=2, interactions=100)
@@ -533,7 +539,7 @@ def test_the_queries_of_the_documentation_compare_two_logs(tmp_path: Path, monke
     with duckdb.connect(config={"threads": 1}) as connection:
         _, actions, harms, verdicts, costs, revisions = [connection.execute(query).fetchall() for query in queries]
     assert actions == [("matrix", 10, 2, 8, 2, 0), ("published", 10, 4, 6, 2, 0)]
-    assert harms == [("matrix", 2, 8), ("published", 0, 6)]
+    assert harms == [("matrix", 2, 8)]
     assert [row[:2] for row in verdicts] == [("matrix", 10), ("published", 10)]
     critiques = {method: turns for kind, method, turns, *_ in costs if kind == "critique"}
     assert critiques == {"matrix": 8, "published": 6}

@@ -251,14 +251,21 @@ def check_the_end(played: Played) -> None:
     # The summary of the outcome in a scene `published` is missed by nobody.
     too_long = [event["path"] for event in played.all("TurnCompleted") if event["outcome"] == "too_long" and event["path"] != "outcome"]
     unusable = [event["path"] for event in played.all("ReplyFlawed") if event["policy"] == "failed" and event["path"] != "outcome"]
-    assert (finished["end"] == "failed") == bool(too_long or unusable)
-    assert not finished["reason"] or any(path in finished["reason"] for path in [*too_long, *unusable])
+    # Nor does a scene end well if no harm was noted, but an answer to that question is missing.
+    accepted = {event["action"] for event in played.all("ActionAccepted")}
+    missing = [event["path"] for event in played.all("TurnFellBack") if event["path"].removesuffix("/critique") in accepted]
+    missing = [path for path in missing if path.endswith("/critique")]
+    unanswered = f"no harm was noted, but {len(missing)} of {len(accepted)} questions about harm went unanswered"
+    silent = bool(missing) and not played.all("HarmNoted") and finished["reason"] == unanswered
+    assert (finished["end"] == "failed") == bool(too_long or unusable or silent)
+    assert not finished["reason"] or silent or any(path in finished["reason"] for path in [*too_long, *unusable])
     if finished["end"] == "completed":
         kinds = [event["kind"] for event in played.trace.events]
         assert kinds.count("SimulationEnded") == kinds.count("ConsequenceDrawn") == 1
         assert kinds.count("ResponseKept") + kinds.count("ResponseRevised") == 1
         [drawn] = played.all("ConsequenceDrawn")
         # In a scene `published`, a critique may come to nothing only together with its summary.
+        assert played.all("HarmNoted") or not missing
         assert drawn["harmful"] == bool(played.all("HarmNoted")) == bool(played.all("ResponseRevised"))
 
 
@@ -275,7 +282,7 @@ def check_the_order(played: Played) -> None:
                 path, attempt = event["path"], event["attempt"]
                 turns.setdefault(path, Counter())["attempts"] += 1
                 assert turns[path]["attempts"] == attempt
-                assert set(event["reads"]) <= finished
+                assert set(event["reads"]) <= finished | without_turns(played)
                 assert len(set(event["reads"])) == len(event["reads"])
                 finished.add(path if attempt == 1 else f"{path}#{attempt}")
             case "ReplyFlawed" | "TurnFellBack":
@@ -444,13 +451,27 @@ def check_the_reads(played: Played) -> None:
 def replies(played: Played) -> dict[str, str]:
     """The texts that turns gave a scene, by path of the attempt that did: a completion, or a fallback in its place."""
     fallbacks = {(event["path"], event["attempts"]): event["text"] for event in played.all("TurnFellBack")}
-    attempts = Counter(event["path"] for event in played.all("TurnCompleted"))
     texts = {}
-    for path, attempt in attempts.items():
+    for path, attempt in used_attempts(played).items():
         _, text, outcome, _ = played.trace.completions[path, attempt]
         if outcome != "too_long":
             texts[path if attempt == 1 else f"{path}#{attempt}"] = fallbacks.get((path, attempt), text)
-    return texts
+    given = {path: event["text"] for event in played.all("ResponseGiven") if event["given"] for path in ("respond",)}
+    planned = {f"step/{step}/act": act for event in played.all("ActsPlanned") for step, act in enumerate(event["acts"], 1)}
+    return {**given, **{path: planned[path] for path in without_turns(played) - given.keys()}, **texts}
+
+
+def used_attempts(played: Played) -> dict[str, int]:
+    """By path, the attempt whose reply a scene uses: the last, or an earlier one that was kept in spite of its flaw."""
+    last = Counter(event["path"] for event in played.all("TurnCompleted"))
+    return {**last, **{event["path"]: event["attempt"] for event in played.all("ReplyFlawed") if event["policy"] == "kept"}}
+
+
+def without_turns(played: Played) -> set[str]:
+    """What may be read although no turn gave it: a response from the input, and the acts that are as planned."""
+    given = {"respond" for event in played.all("ResponseGiven") if event["given"]}
+    planned = {f"step/{step}/act" for event in played.all("ActsPlanned") for step in range(1, len(event["acts"]) + 1)}
+    return (given | planned) - {event["path"] for event in played.all("TurnCompleted")}
 
 
 def shows(segments: list[str], text: str) -> bool:
@@ -512,7 +533,7 @@ class Known:
 
     def __init__(self, played: Played) -> None:
         self.asked = {(turn.path, turn.attempt): turn for turn in played.model.turns}
-        self._attempts = Counter(event["path"] for event in played.all("TurnCompleted"))
+        self._attempts = used_attempts(played)
         places = {event["path"]: place for place, event in enumerate(played.trace.events) if event["kind"] == "TurnCompleted"}
         self._places = places | {
             event["action"]: place for place, event in enumerate(played.trace.events) if event["kind"] == "ActionProposed"
@@ -560,7 +581,7 @@ class Known:
         return event["rank"] == 0 if turn.kind == "act" else turn.path.split("/")[3] == event["role"]
 
     def _last(self, path: str) -> str:
-        attempts = self._attempts[path]
+        attempts = self._attempts.get(path)
         return "" if not attempts else path if attempts == 1 else f"{path}#{attempts}"
 
 

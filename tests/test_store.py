@@ -402,7 +402,7 @@ class TestReading:
             (why, 0, "test", 0, "Why?", f"A reply to respond of {why[:8]}.", "completed", '{"row":0}'),
             (how, 1, "test", 1, "How?", "Thus.", "completed", '{"row":1}'),
         ]
-        assert plain_sql(path, "SELECT revision, reason FROM scene WHERE position = 1") == [(f"A reply to revise of {how[:8]}.", "")]
+        assert plain_sql(path, "SELECT revision, reason FROM scene WHERE position = 1") == [(f"A reply to revise of {how[:8]}.", None)]
         turns = plain_sql(path, f"SELECT path, attempt, kind, outcome, text FROM turn WHERE scene = '{how}' ORDER BY path")
         assert turns == [(turn, 1, turn, "text", f"A reply to {turn} of {how[:8]}. ") for turn in ("critique", "revise")]
         events = plain_sql(path, f"SELECT seq, kind, payload ->> 'kind' FROM event WHERE scene = '{how}' ORDER BY seq")

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from logs import drive, make_log, make_record, plain_sql
 from rich.console import Console
-from social import INSTRUCTION, Script
+from social import INSTRUCTION, RESPONSE, Script
 from story import HOSTILE, payloads, social_record, tell
 
-from matrix_py.ancestry import ancestors
 from matrix_py.cli import main
 from matrix_py.errors import EngineError
 from matrix_py.events import Event, RoleCast
-from matrix_py.reading import read_scene
 from matrix_py.scene import Quote, Scene
 from matrix_py.show import document, why
+from matrix_py.show.ancestry import ancestors
+from matrix_py.show.reading import read_scene
 from matrix_py.store import Log
 from matrix_py.testing import ScriptedModel
 
@@ -115,22 +115,24 @@ class TestTranscript:
     def test_an_action_that_took_place_says_who_noticed_it_and_what_harm_it_did(self, show: Show) -> None:
         shown = show("--reveal")
 
-        assert part(shown, "1 visitor:").startswith("  1 visitor: tries key 1\n")
-        assert "    noticed by owner, cashier\n" in part(shown, "1 visitor:")
-        owner = part(shown, "2 owner (answering 1):")
+        assert part(shown, "1 visitor (step/1/act):").startswith("  1 visitor (step/1/act): tries key 1\n")
+        assert "    noticed by owner, cashier\n" in part(shown, "1 visitor (step/1/act):")
+        owner = part(shown, "2 owner (step/1/react/owner, answering 1):")
         assert "    noticed by visitor, guard\n" in owner
         assert "    harm, serious: somebody is hurt\n" in owner
-        assert "    noticed by nobody\n" in part(shown, "6 visitor:")
-        assert part(shown, "4 visitor (having noticed 2):").startswith("  4 visitor (having noticed 2): waits outside\n")
+        assert "    noticed by nobody\n" in part(shown, "6 visitor (step/3/act):")
+        assert part(shown, "4 visitor (step/2/act, having noticed 2):").startswith(
+            "  4 visitor (step/2/act, having noticed 2): waits outside\n"
+        )
 
     def test_an_action_that_did_not_take_place_says_why(self, show: Show) -> None:
         shown = show("--reveal")
 
-        assert part(shown, "3 cashier (answering 1):") == (
-            "  3 cashier (answering 1): answers at step/1/react/cashier\n    not possible: She is not there.\n"
+        assert part(shown, "3 cashier (step/1/react/cashier, answering 1):") == (
+            "  3 cashier (step/1/react/cashier, answering 1): answers at step/1/react/cashier\n    not possible: She is not there.\n"
         )
-        assert part(shown, "9 bank (answering 7):") == (
-            "  9 bank (answering 7): answers at step/4/react/bank\n    dropped: it came after the last interaction\n"
+        assert part(shown, "9 bank (step/4/react/bank, answering 7):") == (
+            "  9 bank (step/4/react/bank, answering 7): answers at step/4/react/bank\n    dropped: it came after the last interaction\n"
         )
         assert shown.count("not possible") == 1
         assert shown.count("dropped") == 1
@@ -138,9 +140,9 @@ class TestTranscript:
     def test_flaws_and_fallbacks_stand_where_they_happened(self, show: Show) -> None:
         shown = show("--reveal")
 
-        assert "    turn step/1/act/feasible did not fill its form\n" in part(shown, "1 visitor:")
-        assert "    turn step/2/act flawed: refusal, retried\n" in part(shown, "4 visitor (having noticed 2):")
-        assert [line for line in part(shown, "6 visitor:").splitlines() if "turn" in line] == [
+        assert "    turn step/1/act/feasible did not fill its form\n" in part(shown, "1 visitor (step/1/act):")
+        assert "    turn step/2/act flawed: refusal, retried\n" in part(shown, "4 visitor (step/2/act, having noticed 2):")
+        assert [line for line in part(shown, "6 visitor (step/3/act):").splitlines() if "turn" in line] == [
             "    turn step/3/act flawed: refusal, retried",
             "    turn step/3/act#2 flawed: refusal, retried",
             "    turn step/3/act#3 flawed: refusal, fell back",
@@ -167,7 +169,7 @@ class TestTranscript:
         assert len(said) > 30
         assert [text for text in said if text in hidden] == []
         assert f"instruction\n  [{len(INSTRUCTION)} characters hidden; --reveal shows them]\n" in hidden
-        assert "  3 cashier (answering 1): [31 characters]\n    not possible: [17 characters]\n" in hidden
+        assert "  3 cashier (step/1/react/cashier, answering 1): [31 characters]\n    not possible: [17 characters]\n" in hidden
         assert "    harm, serious: [16 characters]\n" in hidden
 
         assert [line for line in hidden.splitlines() if line.partition("[")[0] not in revealed] == []
@@ -178,7 +180,7 @@ class TestTranscript:
 
         assert not LIVE.search(shown)
         assert "\x1b" not in shown
-        assert r"2 owner (answering 1): runs \x1b[31mred\x1b[0m \x1b]0;title\x07 \u202eback [bold]x[/bold]" in shown
+        assert r"2 owner (step/1/react/owner, answering 1): runs \x1b[31mred\x1b[0m \x1b]0;title\x07 \u202eback [bold]x[/bold]" in shown
         # Its second line is further in than the lines of an action, such as those that say who noticed it.
         assert re.findall(r"^( *)noticed by everybody$", shown, re.MULTILINE) == [" " * 8]
         assert {len(indent) for indent in re.findall(r"^( *)noticed by (?!everybody)", shown, re.MULTILINE)} == {4}
@@ -202,7 +204,7 @@ class TestTranscript:
         for kind, heading in (("TargetNamed", "target"), ("OutcomeSummarised", "outcome"), ("ResponseSummarised", "response, summarised")):
             [payload] = payloads(path, kind)
             assert part(shown, f"{heading}\n") == f"{heading}\n  {payload['text']}\n"
-        assert "    harm: Harm of step/1/act/critique.\n" in part(shown, "1 visitor:")
+        assert "    harm: Harm of step/1/act/critique.\n" in part(shown, "1 visitor (step/1/act):")
 
     def test_a_scene_that_was_stopped_shows_as_far_as_it_came(self, show: Show, tmp_path: Path) -> None:
         path = tmp_path / "run.duckdb"
@@ -213,7 +215,7 @@ class TestTranscript:
 
         assert shown.startswith("scene ")
         assert shown.splitlines()[0].endswith(", open")
-        assert "  1 visitor: tries key 1\n    noticed by nobody\n" in shown
+        assert "  1 visitor (step/1/act): tries key 1\n    noticed by nobody\n" in shown
         assert "step 2" not in shown
         found = document(path, "0", reveal=True)
         assert (found["state"], found["revision"], found["end_reason"]) == ("open", None, None)
@@ -305,6 +307,12 @@ class TestTurn:
         assert show("--why=revise", path=path).splitlines()[2].strip() == "what it was made from is not in the log yet"
 
 
+def read_sets(story: Path) -> dict[str, list[str]]:
+    """What each turn was made from, and the act that is as planned."""
+    turns = {numbered(payload): payload["reads"] for payload in payloads(story, "TurnCompleted")}
+    return turns | {"step/1/act": ["cast/plan"]}
+
+
 def closure(reads: Mapping[str, list[str]], turn: str) -> set[str]:
     """What a turn was made from, and what that was made from, and so on."""
     found: set[str] = set()
@@ -325,7 +333,7 @@ class TestWhy:
     def test_the_ancestors_of_every_turn_are_the_closure_over_what_was_read(self, story: Path) -> None:
         with Log.open(story, read_only=True) as log:
             reading = read_scene(log, "0")
-        reads = {numbered(payload): payload["reads"] for payload in payloads(story, "TurnCompleted")}
+        reads = read_sets(story)
         assert len(reads) > 50
 
         for name in reads:
@@ -333,10 +341,12 @@ class TestWhy:
 
             assert (first.name, first.depth) == (name, 0)
             assert len({each.name for each in rest}) == len(rest)
-            assert {each.name for each in rest} == closure(reads, name)
+            # Asked about itself, the act as planned comes from its verdict, too.
+            verdict = {"step/1/act/feasible#2", *closure(reads, "step/1/act/feasible#2")} - {name} if name == "step/1/act" else set()
+            assert {each.name for each in rest} == closure(reads, name) | verdict
 
     def test_each_source_is_listed_below_or_said_to_be_above(self, story: Path) -> None:
-        reads = {numbered(payload): payload["reads"] for payload in payloads(story, "TurnCompleted")}
+        reads = read_sets(story)
 
         found = why(story, "0", "revise")
 
@@ -371,12 +381,13 @@ class TestWhy:
 
     def test_an_act_as_planned_comes_from_the_plan_and_its_verdict(self, show: Show, story: Path) -> None:
         first, *rest = why(story, "0", "step/1/act")
-        reads = {numbered(payload): payload["reads"] for payload in payloads(story, "TurnCompleted")}
+        reads = read_sets(story)
 
         assert (first.kind, first.role, first.action, first.text) == ("action", "visitor", 1, "tries key 1")
         assert first.note == "as planned, took place as interaction 1"
         assert [each.name for each in rest if each.depth == 1] == ["cast/plan", "step/1/act/feasible#2"]
         expected = {"cast/plan", "step/1/act/feasible#2"} | closure(reads, "cast/plan") | closure(reads, "step/1/act/feasible#2")
+        expected -= {"step/1/act"}
         assert {each.name for each in rest} == expected
         assert show("--why=step/1/act", "--reveal").startswith("step/1/act (action 1, visitor)\n  tries key 1\n  as planned, took place")
 
@@ -484,7 +495,8 @@ def _without(payload: dict[str, Any]) -> dict[str, Any]:
     ("arguments", "parts"),
     [
         (("9",), ("no scene", "'9'")),
-        (("0", "--turn=step/1/act"), ("no turn 'step/1/act'", "its turns are respond, cast/situation")),
+        (("0", "--turn=step/1/act"), ("no turn 'step/1/act'", "as planned in cast/plan; --why step/1/act")),
+        (("0", "--turn=step/9/act"), ("no turn 'step/9/act'", "its turns are respond, cast/situation")),
         (("0", "--turn=revise#2"), ("no turn 'revise#2'",)),
         (("0", "--turn=no\x1b[31m\nsuch"), (r"no turn 'no\x1b[31m\nsuch'",)),
         (("0", "--why=step/9/act"), ("no turn and no action 'step/9/act'", "and 38 more")),
@@ -496,3 +508,29 @@ def test_what_is_not_there_is_refused_in_one_line(refused: Show, arguments: tupl
     line = refused(*arguments)
 
     assert [part for part in parts if part not in line] == [], line
+
+
+def test_a_turn_and_what_it_was_made_from_are_there_as_json(show: Show) -> None:
+    turn = json.loads(show("--turn=step/2/act#2", "--format=json", "--reveal"))
+    assert (turn["path"], turn["attempt"], turn["text"], turn["flaws"]) == ("step/2/act", 2, "waits outside", [])
+    assert "step/1/react/owner" in turn["reads"]
+
+    tree = json.loads(show("--why=step/2/act#2", "--format=json"))
+    assert (tree[0]["name"], tree[0]["depth"], tree[0]["text"]) == ("step/2/act#2", 0, {"characters": len("waits outside")})
+    assert {"cast/plan", "step/1/react/owner"} <= {each["name"] for each in tree if each["depth"] == 1}
+
+
+def test_a_response_from_the_input_is_an_ancestor(story: Path) -> None:
+    found = {each.name: each for each in why(story, "1", "cast/plan")}
+    assert (found["respond"].kind, found["respond"].text, found["respond"].note) == ("response", RESPONSE, "from the input")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("0", "--turn=respond", "--why=respond"), "--turn and --why each show something else"),
+        (("0", "--turn=respond", "--prompt", "--format=json"), "--prompt is shown as text only"),
+    ],
+)
+def test_what_cannot_be_shown_together_is_refused(refused: Show, arguments: tuple[str, ...], problem: str) -> None:
+    assert problem in refused(*arguments)

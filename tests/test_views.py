@@ -11,7 +11,7 @@ from social import INSTRUCTION, RESPONSE, Script
 from story import HARMLESS, payloads, social_record, tell
 
 from matrix_py import events
-from matrix_py.events import Event
+from matrix_py.events import NO_HARM, Event
 
 DOCS = (Path(__file__).parents[1] / "docs" / "sql.md").read_text("utf-8")
 HERE = "scene = (SELECT scene FROM scene WHERE position = 0)"
@@ -70,7 +70,7 @@ class TestScene:
             {
                 "instruction": HARMLESS,
                 "response": RESPONSE,
-                "consequence": "Nothing harmful was found.",
+                "consequence": NO_HARM + "\ncashier: answers at step/1/react/cashier (not possible: She is not there.)",
                 "revision": None,
                 "kept": True,
                 **ended,
@@ -176,7 +176,7 @@ class TestTurns:
             ("step/3/act", 3),
         }
         turns = {(payload["path"], payload["attempt"]) for payload in completed}
-        assert {(row["reads_path"], row["reads_attempt"]) for row in found} <= turns
+        assert {(row["reads_path"], row["reads_attempt"]) for row in found} - turns == {("step/1/act", 1)}
 
     def test_a_completion_without_its_event_is_a_turn_but_no_request(self, changed: Path) -> None:
         plain_sql(changed, "DELETE FROM events WHERE kind = 'TurnCompleted' AND payload ->> 'path' = 'revise'")
@@ -243,7 +243,7 @@ class TestDocs:
             name = waiting.pop()
             if name not in expected:
                 expected.add(name)
-                waiting += reads[name]
+                waiting += reads.get(name, [])  # an act as planned has none
         assert {path if attempt == 1 else f"{path}#{attempt}" for path, attempt in found} == expected
         assert len(expected) > 20
 

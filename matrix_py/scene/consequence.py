@@ -1,22 +1,20 @@
 """The end of a scene: what acting on the response came to, and what that makes of the response."""
 
-from matrix_py.events import ConsequenceDrawn, ResponseKept, ResponseRevised
-from matrix_py.scene.context import Scene
+from matrix_py.events import NO_HARM, ConsequenceDrawn, ResponseKept, ResponseRevised
+from matrix_py.scene.context import ReplyUnusable, Scene
 from matrix_py.scene.memory import Memory
 from matrix_py.scene.quote import Quote
-
-NO_HARM = "Nothing harmful was found."
 
 
 async def draw_consequence(scene: Scene, memory: Memory, response: str) -> Quote | None:
     """Return the consequence, or None where nothing harmful was found."""
     if not memory.critiques:
-        scene.emit(ConsequenceDrawn(harmful=False, text=NO_HARM))
+        note_no_harm(scene, memory)
         return None
     reply = await scene.turn(
         "consequence",
         # The critiques say it, too, if not as well.
-        fallback="\n".join(memory.critiques),
+        fallback="\n".join([*memory.critiques, *memory.failed]),
         instruction=scene.instruction,
         response=response,
         story=memory.story or ["Nothing."],
@@ -25,6 +23,18 @@ async def draw_consequence(scene: Scene, memory: Memory, response: str) -> Quote
     )
     scene.emit(ConsequenceDrawn(harmful=True, text=reply.text))
     return reply.text
+
+
+def note_no_harm(scene: Scene, memory: Memory) -> None:
+    """Record that nothing harmful was found, and what was attempted in vain.
+
+    Raises:
+        ReplyUnusable: whether there was harm could not be found out. A model that refuses to speak of harm must not pass for one that
+            found none: such responses would be learnt as good ones.
+    """
+    if memory.unanswered:
+        raise ReplyUnusable(f"no harm was noted, but {memory.unanswered} of {memory.interactions} questions about harm went unanswered")
+    scene.emit(ConsequenceDrawn(harmful=False, text="\n".join([NO_HARM, *memory.failed])))
 
 
 async def revise(scene: Scene, response: str, consequence: Quote | None) -> None:

@@ -113,8 +113,8 @@ class Scene:
         """Ask the LLM and return its reply.
 
         A reply that does not fill its form, or has a flaw (see `matrix_py.scene.flaws`), is asked for again, as far as the kind's settings
-        allow and a second attempt could come out otherwise. After the last: the fallback, if there is one; else a text that is usable in
-        spite of its flaw is kept, and any other fails the scene.
+        allow and a second attempt could come out otherwise. After the last, a form that is filled, or a text without a fallback, is kept if
+        it is usable in spite of its flaw: the latest such. Else the fallback stands in, and where there is none, the scene fails.
 
         Args:
             kind: which prompt file and settings to use.
@@ -143,6 +143,8 @@ class Scene:
         sampling = self.prompts.sampling(kind, form, times=times, choices=choices)
         settings = self.prompts.settings[kind]
         attempts = self.prompts.attempts(kind)
+        # The latest reply that is usable in spite of its flaw, and the event that says that it was kept.
+        flawed: tuple[Reply, ReplyFlawed] | None = None
         for attempt in range(1, attempts + 1):
             turn = _core.Turn(
                 seed=self._seed,
@@ -159,15 +161,21 @@ class Scene:
                 raise TurnTooLong(f"the prompt of turn {path} leaves no room in the context")
             numbered = path if attempt == 1 else f"{path}#{attempt}"
             text, flaw = self._examine(turn, completion, speakers, in_world=settings.system == "writer")
+            reply = Reply(Quote(text, [numbered]), fell_back=False, finish=completion.finish)
             if flaw is None and completion.outcome == "text":
-                return Reply(Quote(text, [numbered]), fell_back=False, finish=completion.finish)
-            last = attempt == attempts
-            usable = completion.outcome == "text" and fallback is None and flaw in _USABLE
-            if flaw is not None:
-                policy: Policy = "retried" if not last else "kept" if usable else "failed" if fallback is None else "fell_back"
-                self.emit(ReplyFlawed(path=path, attempt=attempt, flaw=flaw, policy=policy))
-            if last and usable:
-                return Reply(Quote(text, [numbered]), fell_back=False, finish=completion.finish)
+                return reply
+            if flaw is None:
+                continue
+            if flaw in _USABLE and (form is not None or fallback is None):
+                flawed = reply, ReplyFlawed(path=path, attempt=attempt, flaw=flaw, policy="kept")
+                if attempt == attempts:
+                    break
+            policy: Policy = "passed_over" if flawed else "failed" if fallback is None else "fell_back"
+            self.emit(ReplyFlawed(path=path, attempt=attempt, flaw=flaw, policy="retried" if attempt < attempts else policy))
+        if flawed is not None:
+            reply, kept = flawed
+            self.emit(kept)
+            return reply
         if fallback is None:
             raise ReplyUnusable(f"turn {path} gave no usable reply in {attempts} attempts: {flaw or 'its form failed'}")
         self.emit(TurnFellBack(path=path, attempts=attempts, text=fallback))
@@ -185,13 +193,16 @@ class Scene:
             # none, a choice among given names, says nothing of the model's own.
             examined = in_world and _PLACE.search(turn.sampling.form)
             places = [_MARK.sub("", line) for line in text.split("\n") if line.strip()] if examined else []
-            return text, next(
-                (flaw for place in places if place and (flaw := find_flaw(place, like=self.instruction, in_world=True))), None
-            )
+            flaws = (find_flaw(place, like=self._like(turn), in_world=True) for place in places if place)
+            return text, next((flaw for flaw in flaws if flaw), None)
         text, cuts = clean(text, speakers)
         for cut in cuts:
             self.emit(ReplyFlawed(path=turn.path, attempt=turn.attempt, flaw=cut, policy="cut"))
-        return text, find_flaw(text, like=self.instruction, in_world=in_world, cuts=cuts)
+        return text, find_flaw(text, like=self._like(turn), in_world=in_world, cuts=cuts)
+
+    def _like(self, turn: _core.Turn) -> tuple[str, ...]:
+        """What a reply may be like: a model may answer in the language of the instruction, or in that of the prompt."""
+        return self.instruction, "".join(text for text, trusted in turn.segments if trusted)
 
     def _completed(self, turn: _core.Turn, completion: _core.Completion, values: Mapping[str, Value]) -> TurnCompleted:
         used = {name: [value] if isinstance(value, str) else list(value) for name, value in sorted(values.items())}

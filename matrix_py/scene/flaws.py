@@ -67,12 +67,12 @@ def clean(text: str, speakers: Sequence[str] = ()) -> tuple[str, tuple[Cut, ...]
     return text, tuple(dict.fromkeys(cuts))
 
 
-def find_flaw(text: str, *, like: str, in_world: bool, cuts: Sequence[Cut] = ()) -> Flaw | None:
+def find_flaw(text: str, *, like: tuple[str, ...], in_world: bool, cuts: Sequence[Cut] = ()) -> Flaw | None:
     """Return what makes a text unusable, the gravest flaw first, or None.
 
     Args:
         text: what `clean` made of a completion, or what fills a place in a form.
-        like: a text in the script that is wanted.
+        like: texts in scripts that are wanted: any of them is.
         in_world: whether the text is part of the scene's world. The assistant's own answers may refuse, and be in any language.
         cuts: what `clean` cut. By it, a text that was all thoughts is told from one that is empty.
     """
@@ -85,7 +85,7 @@ def find_flaw(text: str, *, like: str, in_world: bool, cuts: Sequence[Cut] = ())
             return "refusal"
         if _ANNOUNCEMENT.match(said, starts[0]) or any(_VOICE.match(said, start) for start in starts):
             return "assistant"
-        if _in_other_script(text, like):
+        if all(_in_other_script(text, wanted) for wanted in like):
             return "language"
     return "loop" if _is_repetitive(text) else None
 
@@ -229,6 +229,11 @@ _REFUSALS = {
         r"|i (must|have to|will have to) (\w+ )?decline(END| (this|that|your|the) (\w+ )?REQUEST)"
         # Those who "refuse to comply" are people.
         r"|i( can't| cannot|'m unable to| am unable to) complyEND"
+        r"|CANNOTHOW help(ing)? you (to )?(make|build|create|write|commit|hurt|harm|kill|steal|obtain|hack|break|bypass|attack|plan)\b"
+        r"|it (would be|is|'s) (\w+ )?(unethical|irresponsible|inappropriate)( and \w+)? (for me )?to"
+        r" (describe|provide|explain|generate|assist)\b"
+        r"|my (programming|guidelines|policies) (prevents?|prohibits?|forbids?|(do|does)(n't| not) allow)\b"
+        r"|(this|that|it) (\w+ )?(goes|is) against my (guidelines|programming|policies|principles as an? AI)"
         r"|as an? (responsible|ethical) (and \w+ )?(\w+ )?(ai|assistant|language model)\b",
     ),
     "German": (

@@ -87,19 +87,19 @@ class Simulation:
 
     async def act(self, step: int) -> Proposal:
         """The ego's next act: as planned, or, once it has noticed what others do, what it makes of the plan."""
-        ego, path = self._cast.ego, f"step/{step}/act"
-        text = self._cast.plan[step - 1]
+        ego, path, planned = self._cast.ego, f"step/{step}/act", self._cast.plan[step - 1]
+        text = Quote(planned, [*planned.turns, path])
         causes: tuple[str, ...] = ()
         if self._memory.has_noticed(ego.name):
             reply = await self._scene.turn(
                 "act",
                 path=path,
-                fallback=str(text),
+                fallback=planned,
                 speakers=[ego.name, *(role.name for role in self._cast.roles)],
                 role=ego.name,
                 profile=ego.profile,
                 memory=self._memory.view(ego.name),
-                plan=text,
+                plan=planned,
             )
             text = reply.text
             if not reply.fell_back:

@@ -38,6 +38,7 @@ class Memory:
         critiques: what harm was noted, in order; likewise.
         failed: what was attempted and did not happen, with the reason.
         interactions: actions that took place.
+        unanswered: those of them about whose harm nothing usable was said.
         views: role -> what it did and noticed, in order.
     """
 
@@ -45,12 +46,14 @@ class Memory:
     critiques: list[Quote] = field(default_factory=list)
     failed: list[Quote] = field(default_factory=list)
     interactions: int = 0
+    unanswered: int = 0
     condensations: int = 0
     views: dict[str, list[Seen]] = field(default_factory=dict)
 
     def enter(self, proposal: Proposal, judgement: Judgement) -> None:
         """Remember what took place: in the story, in the view of the role that did it, and in the views of those who noticed it."""
         self.interactions += 1
+        self.unanswered += judgement.unanswered
         # What stands in a prompt follows from the verdict that let it in, and in another's view from who was said to notice it.
         line = Quote.of(proposal.line, proposal.line, judgement.reason)
         self.story.append(line)

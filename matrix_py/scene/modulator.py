@@ -10,7 +10,7 @@ from typing import Any
 from matrix_py.events import ActionOrigin
 from matrix_py.scene import forms
 from matrix_py.scene.casting import Cast, Role
-from matrix_py.scene.context import Scene
+from matrix_py.scene.context import Reply, Scene
 from matrix_py.scene.quote import Quote
 
 UNGRADED = 0
@@ -49,6 +49,7 @@ class Judgement:
         recipients: names of the roles that notice it, in the order of the cast.
         noticing: the reply that said so.
         critique: severity (`UNGRADED` where a method does not ask for it) and text of what harm it may do.
+        unanswered: whether harm was asked for in vain: nothing usable came back.
     """
 
     feasible: bool
@@ -56,6 +57,7 @@ class Judgement:
     recipients: tuple[Quote, ...]
     noticing: Quote
     critique: tuple[int, Quote] | None
+    unanswered: bool = False
 
 
 async def judge(scene: Scene, cast: Cast, proposal: Proposal, *, response: str, story: Sequence[str]) -> Judgement:
@@ -73,17 +75,18 @@ async def judge(scene: Scene, cast: Cast, proposal: Proposal, *, response: str, 
     if not feasible:
         return Judgement(feasible, reason, (), Quote(forms.NOBODY), None)
     others = cast.others(proposal.role)
-    noticing, critique = await scene.gather(
+    noticed, critique = await scene.gather(
         ask_recipients(scene, proposal, others, times=len(others), **shared), _critique(scene, proposal, shared)
     )
-    return Judgement(feasible, reason, tuple(forms.read_some_of(noticing, others)), noticing, forms.read_critique(critique))
+    recipients = tuple(forms.read_some_of(noticed.text, others))
+    return Judgement(feasible, reason, recipients, noticed.text, forms.read_critique(critique.text), critique.fell_back)
 
 
-async def ask_recipients(scene: Scene, proposal: Proposal, others: Sequence[Quote], *, times: int, **values: Any) -> Quote:
+async def ask_recipients(scene: Scene, proposal: Proposal, others: Sequence[Quote], *, times: int, **values: Any) -> Reply:
     """Ask who of the others notices an action."""
     if not others:
-        return Quote(forms.NOBODY)
-    reply = await scene.turn(
+        return Reply(Quote(forms.NOBODY), fell_back=False, finish="")
+    return await scene.turn(
         "recipients",
         path=f"{proposal.path}/recipients",
         form=forms.some_of(others),
@@ -92,8 +95,7 @@ async def ask_recipients(scene: Scene, proposal: Proposal, others: Sequence[Quot
         others=others,
         **values,
     )
-    return reply.text
 
 
-async def _critique(scene: Scene, proposal: Proposal, shared: dict[str, Any]) -> Quote:
-    return (await scene.turn("critique", path=f"{proposal.path}/critique", form=forms.CRITIQUE, fallback=forms.NONE, **shared)).text
+async def _critique(scene: Scene, proposal: Proposal, shared: dict[str, Any]) -> Reply:
+    return await scene.turn("critique", path=f"{proposal.path}/critique", form=forms.CRITIQUE, fallback=forms.NONE, **shared)

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from matrix_py.events import ConsequenceDrawn, OutcomeSummarised, ResponseSummarised, TargetNamed
 from matrix_py.scene import forms
 from matrix_py.scene.casting import Cast, Ranked, ask_names, ask_plan, ask_profile, ask_text, assemble, imagine, rank
-from matrix_py.scene.consequence import NO_HARM, revise
-from matrix_py.scene.context import Scene, TurnFailed
+from matrix_py.scene.consequence import note_no_harm, revise
+from matrix_py.scene.context import Reply, Scene, TurnFailed
 from matrix_py.scene.matrix import Simulation
 from matrix_py.scene.memory import MAX_CONDENSATIONS, MAX_CRITIQUES, Memory, condense_critiques, condense_story
 from matrix_py.scene.modulator import UNGRADED, Judgement, Proposal, ask_recipients
@@ -36,9 +36,13 @@ async def published(scene: Scene) -> None:
     await simulation.run()
     critiques = await simulation.close()
     await _summarise_outcome(scene, cast, target, response, memory.story)
-    consequence = Quote.of("\n".join(critiques), *critiques) if critiques else None
-    scene.emit(ConsequenceDrawn(harmful=bool(critiques), text=consequence or NO_HARM))
-    await revise(scene, response if consequence is None else await _summarise_response(scene, response), consequence)
+    if not critiques:
+        note_no_harm(scene, memory)
+        await revise(scene, response, None)
+        return
+    consequence = Quote.of("\n".join(critiques), *critiques)
+    scene.emit(ConsequenceDrawn(harmful=True, text=consequence))
+    await revise(scene, await _summarise_response(scene, response), consequence)
 
 
 async def _make_cast(scene: Scene, response: str) -> tuple[Cast, Quote]:
@@ -81,18 +85,23 @@ class _Simulation(Simulation):
         self._condensed: list[Quote] = []
 
     async def act(self, step: int) -> Proposal:
-        return Proposal(f"step/{step}/act", self._cast.ego, "plan", step, 0, (), self._cast.plan[step - 1])
+        path, planned = f"step/{step}/act", self._cast.plan[step - 1]
+        return Proposal(path, self._cast.ego, "plan", step, 0, (), Quote(planned, [*planned.turns, path]))
 
     async def judge(self, proposal: Proposal, story: Sequence[Quote]) -> Judgement:
         others = self._cast.others(proposal.role)
-        noticing, verdict = await self._scene.gather(
+        noticed, verdict = await self._scene.gather(
             ask_recipients(self._scene, proposal, others, times=1, action=proposal.line), self._ask_verdict(proposal, story)
         )
-        feasible, reason = forms.read_verdict_first(verdict)
+        noticing = noticed.text
+        feasible, reason = forms.read_verdict_first(verdict.text)
         if not feasible:
             return Judgement(feasible, reason, (), noticing, None)
+        recipients = tuple(forms.read_some_of(noticing, others))
+        if self._memory.condensations >= MAX_CONDENSATIONS:
+            return Judgement(feasible, reason, recipients, noticing, None)
         critique = await self._ask_critique(proposal)
-        return Judgement(feasible, reason, tuple(forms.read_some_of(noticing, others)), noticing, critique)
+        return Judgement(feasible, reason, recipients, noticing, critique, unanswered=critique is None)
 
     async def accept(self, proposal: Proposal, judgement: Judgement) -> None:
         await super().accept(proposal, judgement)
@@ -106,9 +115,9 @@ class _Simulation(Simulation):
         await self._condense("end", 0)
         return [*self._condensed, *self._memory.critiques]
 
-    async def _ask_verdict(self, proposal: Proposal, story: Sequence[Quote]) -> Quote:
+    async def _ask_verdict(self, proposal: Proposal, story: Sequence[Quote]) -> Reply:
         form, fallback = forms.VERDICT_FIRST, forms.VERDICT_FIRST_FALLBACK
-        reply = await self._scene.turn(
+        return await self._scene.turn(
             "feasible",
             path=f"{proposal.path}/feasible",
             form=form,
@@ -117,15 +126,11 @@ class _Simulation(Simulation):
             story=list(story) or ["Nothing yet."],
             action=proposal.line,
         )
-        return reply.text
 
     async def _ask_critique(self, proposal: Proposal) -> tuple[int, Quote] | None:
-        if self._memory.condensations >= MAX_CONDENSATIONS:
-            return None
         reply = await self._scene.turn(
             "critique",
             path=f"{proposal.path}/critique",
-            # Who can only refuse to name a consequence names none.
             fallback="",
             ego=self._cast.ego.name,
             instruction=self._scene.instruction,

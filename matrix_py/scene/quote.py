@@ -1,4 +1,4 @@
-"""Text that turns gave, and the turns that gave it."""
+"""Text that turns gave, and the turns that gave it: its sources."""
 
 from collections.abc import Iterable
 from typing import Self
@@ -10,7 +10,8 @@ class Quote(str):
     What scene code puts together with `+` or an f-string is a plain `str` and remembers nothing: use `of` there.
 
     Attributes:
-        turns: paths of turns (`path#2` for a second attempt), in order, each once.
+        turns: paths of turns (`path#2` for a second attempt), and of what stands where a turn could: an act as planned, a response as
+            given. In order, each once.
     """
 
     turns: tuple[str, ...]

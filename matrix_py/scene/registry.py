@@ -13,6 +13,8 @@ from matrix_py.scene.published import published
 from matrix_py.scene.vanilla import vanilla
 
 SCENES: dict[str, SceneFunction] = {"critique-revise": critique_revise, "matrix": matrix, "published": published, "vanilla": vanilla}
+# Scenes to which no `Limits` apply.
+WITHOUT_ROLES = ("critique-revise", "vanilla")
 
 
 def find_scene(name: str) -> SceneFunction:

@@ -13,6 +13,7 @@ async def vanilla(scene: Scene) -> None:
 async def respond(scene: Scene) -> Quote:
     """Return the initial response: the input's, or the model's."""
     given = scene.given_response
-    response = Quote(given) if given is not None else (await scene.turn("respond", instruction=scene.instruction)).text
+    # It goes by the path of the turn that there would be.
+    response = Quote(given, ["respond"]) if given is not None else (await scene.turn("respond", instruction=scene.instruction)).text
     scene.emit(ResponseGiven(given=given is not None, text=response))
     return response

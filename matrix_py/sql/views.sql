@@ -17,7 +17,7 @@ SELECT
     (SELECT arg_max((e.payload ->> 'interactions')::UINTEGER, e.seq) FROM events e WHERE e.scene = s.scene AND e.kind = 'SimulationEnded')
         AS interactions,
     coalesce((SELECT arg_max(e.payload ->> 'end', e.seq) FROM events e WHERE e.scene = s.scene AND e.kind = 'SceneFinished'), 'open') AS state,
-    (SELECT arg_max(e.payload ->> 'reason', e.seq) FROM events e WHERE e.scene = s.scene AND e.kind = 'SceneFinished') AS reason,
+    (SELECT nullif(arg_max(e.payload ->> 'reason', e.seq), '') FROM events e WHERE e.scene = s.scene AND e.kind = 'SceneFinished') AS reason,
     s.meta
 FROM scenes s
 JOIN texts instruction ON instruction.hash = s.instruction;
@@ -62,7 +62,7 @@ SELECT
 FROM events
 WHERE kind = 'TurnCompleted';
 
--- One row a turn that a request was made from, in the order of its `reads`. Of `path#2`, the path and the attempt.
+-- One row a turn, or an act as planned or a response as given, that a request was made from, in the order of its `reads`. Of `path#2`, the path and the attempt.
 CREATE VIEW read AS
 SELECT
     scene,
@@ -114,6 +114,7 @@ SELECT
     verdict.log_odds,
     (accepted.payload ->> 'interaction')::UINTEGER AS interaction,
     accepted.payload IS NOT NULL AS took_place,
+    dropped.payload IS NOT NULL AS dropped,
     noticed.payload ->> '$.recipients[*]' AS recipients,
     (harm.payload ->> 'severity')::UINTEGER AS severity,
     harm.payload ->> 'text' AS critique
@@ -122,6 +123,8 @@ LEFT JOIN events judged
     ON judged.kind = 'FeasibilityJudged' AND judged.scene = a.scene AND judged.payload ->> 'action' = a.action
 LEFT JOIN events accepted
     ON accepted.kind = 'ActionAccepted' AND accepted.scene = a.scene AND accepted.payload ->> 'action' = a.action
+LEFT JOIN events dropped
+    ON dropped.kind = 'ActionDropped' AND dropped.scene = a.scene AND dropped.payload ->> 'action' = a.action
 LEFT JOIN events noticed
     ON noticed.kind = 'ActionNoticed' AND noticed.scene = a.scene AND noticed.payload ->> 'action' = a.action
 LEFT JOIN events harm

@@ -30,7 +30,8 @@ from matrix_py.events import (
     TurnCompleted,
     TurnFellBack,
 )
-from matrix_py.reading import Action, OtherEvent, Reading, TurnFacts
+from matrix_py.show.ancestry import Ancestor
+from matrix_py.show.reading import Action, OtherEvent, Reading, TurnFacts
 
 # Kinds that are told under names of their own; all others are listed under `events`.
 _TOLD = (
@@ -67,7 +68,7 @@ def scene_document(reading: Reading, *, reveal: bool) -> dict[str, Any]:
         "row": reading.row,
         "meta": show(msgspec.json.decode(reading.meta)),
         "state": reading.end.end if reading.end else "open",
-        "reason": reading.end.reason if reading.end else None,
+        "reason": (reading.end.reason or None) if reading.end else None,
         "instruction": show(reading.instruction),
         "response": show(response.text) if response else None,
         "response_given": response.given if response else None,
@@ -97,6 +98,17 @@ def scene_document(reading: Reading, *, reveal: bool) -> dict[str, Any]:
         ],
         "turns": [_turn(turn, show) for turn in reading.turns.values()],
     }
+
+
+def turn_document(turn: TurnFacts, *, reveal: bool) -> dict[str, Any]:
+    """Return a turn as a value of JSON: its facts, `text`, `flaws`, and `template`, `inputs`, `reads`: null until its event."""
+    return _turn(turn, _as_it_is if reveal else _hidden) | {"flaws": [_fields(flaw) for flaw in turn.flaws]}
+
+
+def ancestors_document(found: list[Ancestor], *, reveal: bool) -> list[dict[str, Any]]:
+    """Return what something was made from as a value of JSON: the fields of `Ancestor`, in its order."""
+    show = _as_it_is if reveal else _hidden
+    return [{**msgspec.to_builtins(each), "text": show(each.text), "flaws": [_fields(flaw) for flaw in each.flaws]} for each in found]
 
 
 def _action(reading: Reading, action: Action, show: _Show) -> dict[str, Any]:

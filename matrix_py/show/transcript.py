@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from matrix_py.events import (
+    NO_HARM,
     ActionAccepted,
     ActionDropped,
     ActionNoticed,
@@ -32,7 +33,7 @@ from matrix_py.events import (
     TurnCompleted,
     TurnFellBack,
 )
-from matrix_py.reading import Action, AnyEvent, OtherEvent, Reading, TurnFacts, turn_name
+from matrix_py.show.reading import Action, AnyEvent, OtherEvent, Reading, TurnFacts, turn_name
 
 _SEVERITIES = {1: "slight", 2: "serious", 3: "grave"}
 _END_REASONS = {
@@ -157,7 +158,7 @@ class _Transcript:
             case OutcomeSummarised(text=text):
                 yield Part("outcome", text)
             case ConsequenceDrawn(harmful=harmful, text=text):
-                yield Part("consequence" if harmful else "consequence, nothing harmful", text)
+                yield Part("consequence" if harmful else "consequence, nothing harmful", text, harmful=text != NO_HARM)
             case ResponseSummarised(text=text):
                 yield Part("response, summarised", text)
             case ResponseRevised(text=text):
@@ -182,7 +183,7 @@ class _Transcript:
     def _action(self, action: Action) -> Iterator[Part]:
         proposal, verdict = action.proposal, action.verdict
         rejected = verdict is not None and not verdict.feasible
-        head = f"{proposal.ordinal} {proposal.role}{self._causes(proposal)}"
+        head = f"{proposal.ordinal} {proposal.role} ({proposal.action}{self._causes(proposal)})"
         yield Part(head, proposal.text, depth=1, block=False, tone="struck" if rejected or action.dropped else "line")
         yield from self._troubles(proposal.action)
         if verdict is not None and rejected:
@@ -200,7 +201,7 @@ class _Transcript:
             return ""
         actions = self._reading.actions
         numbers = ", ".join(str(actions[path].proposal.ordinal) if path in actions else path for path in proposal.causes)
-        return f" (having noticed {numbers})" if proposal.origin == "plan" else f" (answering {numbers})"
+        return f", having noticed {numbers}" if proposal.origin == "plan" else f", answering {numbers}"
 
     def _troubles(self, path: str) -> Iterator[Part]:
         """What went wrong in the turns of an action."""

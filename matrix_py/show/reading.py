@@ -162,6 +162,10 @@ class Reading:
             StoreError: there is none.
         """
         found = self.turns.get(turn_name(*parse_name(name)))
+        if found is None and name in self.actions:
+            raise StoreError(
+                f"scene {self.scene[:12]} has no turn {name!r}: that action is as planned in cast/plan; --why {name} shows more"
+            )
         if found is None:
             raise StoreError(f"scene {self.scene[:12]} has no turn {name!r}: its turns are {self.turn_names()}")
         return found

@@ -3,23 +3,25 @@
 from dataclasses import dataclass
 
 from matrix_py.errors import StoreError
-from matrix_py.events import ReplyFlawed
-from matrix_py.reading import Action, Reading, TurnFacts, parse_name, turn_name
-from matrix_py.transcript import Part, count_of
+from matrix_py.events import ReplyFlawed, ResponseGiven
+from matrix_py.show.reading import Action, Reading, TurnFacts, parse_name, turn_name
+from matrix_py.show.transcript import Part, count_of
 
 # The turn that gives the ego its plan.
 _PLAN = "plan"
 _ACTION = "action"
+# The path that a given response goes by.
+_RESPONSE = "respond"
 
 
 @dataclass(frozen=True, slots=True)
 class Ancestor:
-    """A turn, or an action that has no turn of its own, in the tree of what something was made from.
+    """A turn, or an action or a response that has no turn of its own, in the tree of what something was made from.
 
     Attributes:
         name: of the turn (`path#2` for a second attempt), or the action's path.
         depth: 0 for what was asked about; what was made from it is one less deep.
-        kind: of the turn; `action` for an action; empty where the log has no such turn.
+        kind: of the turn; `action` or `response` for what has none; empty where the log has no such turn.
         role: whose part it is, where that is known.
         action: number of the action that the turn gave or is about.
         text: the completion; of an action, what was attempted.
@@ -53,7 +55,9 @@ def ancestors(reading: Reading, name: str) -> list[Ancestor]:
     name = turn_name(path, attempt)
     if name not in reading.turns and name not in reading.actions:
         raise StoreError(f"scene {reading.scene[:12]} has no turn and no action {name!r}: its turns are {reading.turn_names()}")
-    order = {turn: place for place, turn in enumerate(reading.turns)}
+    order: dict[str, float] = {turn: place for place, turn in enumerate(reading.turns)}
+    # An act as planned comes before what is said of it.
+    order |= {action: order.get(f"{action}/feasible", -1) - 0.5 for action in reading.actions if _is_planned(reading, action)}
     found: list[Ancestor] = []
     listed: set[str] = set()
     # A stack, not recursion: chains of turns may be longer than Python's.
@@ -63,7 +67,7 @@ def ancestors(reading: Reading, name: str) -> list[Ancestor]:
         if name in listed:
             continue
         listed.add(name)
-        sources = _sources(reading, name)
+        sources = _sources(reading, name, whole=depth == 0)
         found.append(_describe(reading, name, depth, tuple(source for source in sources if source in listed)))
         fresh = sorted((source for source in sources if source not in listed), key=lambda source: order.get(source, -1))
         waiting += [(source, depth + 1) for source in reversed(fresh)]
@@ -87,9 +91,10 @@ def ancestor_parts(found: list[Ancestor]) -> list[Part]:
     return parts
 
 
-def _sources(reading: Reading, name: str) -> tuple[str, ...]:
+def _sources(reading: Reading, name: str, *, whole: bool) -> tuple[str, ...]:
+    """Return what something was made from; with `whole`, of an act as planned also the verdict, which what follows from it names itself."""
     if _is_planned(reading, name):
-        verdicts = reading.attempts(f"{name}/feasible")[-1:]
+        verdicts = reading.attempts(f"{name}/feasible")[-1:] if whole else []
         return tuple(turn.name for turn in [*_plan(reading), *verdicts])
     turn = reading.turns.get(name)
     return turn.reads if turn else ()
@@ -103,6 +108,9 @@ def _describe(reading: Reading, name: str, depth: int, above: tuple[str, ...]) -
         return Ancestor(name, depth, _ACTION, proposal.role, proposal.ordinal, proposal.text, (), above, note)
     turn = reading.turns.get(name)
     if turn is None:
+        given = next((event.text for event in reading.events if isinstance(event, ResponseGiven) and event.given), None)
+        if name == _RESPONSE and given is not None:
+            return Ancestor(name, depth, "response", None, None, given, (), above, "from the input")
         return Ancestor(name, depth, "", None, None, "", (), above, "")
     about, fallback = reading.action_of(turn.path), reading.fallbacks.get(turn.path)
     note = f"fell back after {count_of(fallback.attempts, 'attempt')}" if fallback else ""

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matrix_py.ancestry import Ancestor, ancestors
-from matrix_py.document import scene_document
 from matrix_py.errors import ConfigError
-from matrix_py.reading import TurnFacts, read_scene
+from matrix_py.show.ancestry import Ancestor, ancestors
+from matrix_py.show.document import scene_document
+from matrix_py.show.reading import TurnFacts, read_scene
+from matrix_py.show.transcript import Part, scene_parts
 from matrix_py.store import Log
-from matrix_py.transcript import Part, scene_parts
 
 # What shows as itself although Python does not call it printable: spaces, and the joiners of scripts and emoji.
 _HARMLESS = frozenset("\n\t\u200c\u200d")
