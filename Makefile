@@ -20,7 +20,7 @@ FRESH := $(if $(MADE),$(if $(findstring |$(CURDIR)|$(ASKED),$(MADE)),,--fresh))
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
-demo: .venv/.core ## rehearse an answer with a tiny random model, from set-up to replay
+demo: .venv/.core ## rehearse answers with the embedded model, from set-up to replay
 	@.venv/bin/matrix demo
 
 test: lint test-rust test-python ## lint, then all tests that need no GPU and no model file
@@ -53,6 +53,11 @@ format: .venv/.deps ## format Rust and Python, and sort imports
 
 build: .venv/.core ## set up .venv and build the Rust core
 
+# Goes on where it was stopped; build/embedded can be removed to begin anew.
+embedded-model: .venv/.core .venv/.train ## train a small model of our own into build/embedded (40 minutes on two cores; 3 GB for torch)
+	$(PY) -m matrix_py.embedded.train build/embedded
+	$(PY) -m matrix_py.embedded.evaluate build/embedded/model.gguf
+
 vocab: .venv/.vocab ## fetch the vocabularies that some tests read
 
 check: # what a build needs and cannot fetch
@@ -64,6 +69,9 @@ check: # what a build needs and cannot fetch
 CORE_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
 .venv/.core: .venv/.deps $(CORE_SOURCES) $(if $(wildcard matrix_py/_core*.so),,FORCE)
 	@$(BASE) tools/setup.py core
+
+.venv/.train: .venv/.deps
+	@$(PY) tools/setup.py train
 
 # Not there after a failure, which is a warning: the tests skip, and the next make tries again.
 .venv/.vocab: .venv/.deps
@@ -77,4 +85,4 @@ distclean: clean ## remove .venv too
 	rm -rf .venv
 
 FORCE:
-.PHONY: help demo test lint lint-rust lint-python test-rust test-python format build vocab check clean distclean FORCE
+.PHONY: help demo test lint lint-rust lint-python test-rust test-python format build embedded-model vocab check clean distclean FORCE

@@ -30,6 +30,10 @@ Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [de
 Batch = Annotated[int, typer.Option("--batch", help="Tokens that one call to llama.cpp may hold (its n_ubatch).")]
 GpuLayers = Annotated[int, typer.Option("--gpu-layers", help="Layers to put on a GPU; -1 for all.")]
 PrefixReuse = Annotated[bool, typer.Option("--prefix-reuse/--no-prefix-reuse", help="Begin prompts with what is in KV already.")]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option("--chat-template", metavar="FILE|NAME", help="In the place of the model's: a jinja file, or a name such as chatml."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show text that may be harmful.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A log, as `simulate --out` wrote it.")]
@@ -108,10 +112,7 @@ def simulate(
     batch: Batch = 512,
     gpu_layers: GpuLayers = 0,
     prefix_reuse: PrefixReuse = True,
-    chat_template: Annotated[
-        str | None,
-        typer.Option("--chat-template", metavar="FILE|NAME", help="In the place of the model's: a jinja file, or a name such as chatml."),
-    ] = None,
+    chat_template: ChatTemplate = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a scene around each instruction and write the log."""
@@ -288,6 +289,37 @@ def show(
         print_segments(shown.prompt(run, scene, turn), reveal=reveal)
     else:
         print_parts(turn_parts(shown.turn(run, scene, turn)), reveal=reveal)
+
+
+@app.command("check-model")
+def check_model(
+    model: Annotated[str, typer.Argument(metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf.")],
+    seconds: Annotated[float, typer.Option("--seconds", help="Time to take for asking the model.")] = 120.0,
+    ctx: Annotated[int | None, typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")] = None,
+    parallel: Parallel = None,
+    threads: Threads = None,
+    batch: Batch = 512,
+    gpu_layers: GpuLayers = 0,
+    chat_template: ChatTemplate = None,
+    output: Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")] = SceneFormat.TEXT,
+    quiet: Quiet = False,
+) -> None:
+    """Find out in about two minutes what a model can do in a social scene. Later runs on it record the result."""
+    import msgspec
+
+    from matrix_py.check import check_model as check
+    from matrix_py.engine import EngineOptions
+    from matrix_py.terminal import RunProgress, json_text, print_check
+
+    options = EngineOptions(
+        context=ctx, parallel=parallel, threads=threads, batch=batch, gpu_layers=gpu_layers, chat_template=chat_template
+    )
+    with RunProgress(quiet=quiet) as progress:
+        found = check(model, options, seconds=seconds, announce=progress.line)
+    if output is SceneFormat.JSON:
+        sys.stdout.write(json_text(msgspec.to_builtins(found)) + "\n")
+    else:
+        print_check(found)
 
 
 @app.command()

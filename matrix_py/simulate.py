@@ -15,6 +15,7 @@ from typing import IO, Protocol
 import msgspec
 
 from matrix_py import _core
+from matrix_py.check import kept_check
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import ConfigError, EngineError, ModelError
 from matrix_py.instructions import Dialogue, Reader
@@ -324,6 +325,7 @@ def _execution(options: SimulateOptions, engine: Engine) -> Execution:
         prompts_dir="" if options.prompts_dir is None else str(options.prompts_dir.absolute()),
         config_file="" if options.config_file is None else str(options.config_file.absolute()),
         versions={name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        model_check=msgspec.to_builtins(kept_check(engine.model_hash.hex())),
     )
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from matrix_py.check import PAIRS, Check, Share
 from matrix_py.errors import ConfigError
 from matrix_py.pump import Counts, KindCounts
 from matrix_py.show import readable
@@ -253,3 +254,43 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def print_check(found: Check) -> None:
+    """Print what a check of a model found."""
+
+    def share(value: Share) -> str:
+        return f"{value.count} of {value.of}" + (f" ({value.rate:.0%})" if value.of else "")
+
+    facts = [
+        ("model", f"{found.description}, BLAKE3 {found.model}"),
+        ("fits", found.fits),
+        ("chat template", f"{found.template}; system message: {found.system_role}"),
+        (
+            "tokens",
+            f"prompts begin with {'one of their own' if found.bos else 'none of their own'}, replies end with {found.end or 'none'}",
+        ),
+        ("deterministic", f"{'yes' if found.deterministic else 'no'}: {found.self_test}"),
+        ("asked", f"{found.turns} turns in {found.seconds:.1f} s ({found.turns_per_second:.2f} turns/s)"),
+        ("too long", f"{found.too_long} prompts"),
+        ("ended by itself", f"{share(found.ended)} free texts"),
+    ]
+    width = max(len(name) for name, _ in facts)
+    for name, text in facts:
+        console.print(Text(f"{name:<{width}}  {readable(text)}"), soft_wrap=True)
+    kinds = sorted({*found.masked, *found.unmasked, *found.flaws})
+    nothing = Share(0, 0)
+    rows = []
+    for kind in kinds:
+        flaws = {flaw: count for flaw, count in found.flaws.get(kind, {}).items() if flaw != "turns"}
+        told = ", ".join(f"{flaw} {count}" for flaw, count in flaws.items()) or "none"
+        forms = [share(each[kind]) if kind in each else "" for each in (found.masked, found.unmasked)]
+        rows.append((kind, *forms, f"{told} of {found.flaws[kind]['turns']}" if kind in found.flaws else ""))
+    print_table(["turn", "forms under the mask", "without", "flawed replies"], rows)
+    pairs = [
+        (right, share(found.planted.get(right, nothing)), wrong, share(found.planted.get(wrong, nothing))) for right, wrong, _ in PAIRS
+    ]
+    print_table(["true", "rate", "false", "rate"], pairs)
+    console.print(Text(found.verdict, style="bold"))
+    for remark in found.remarks:
+        console.print(Text(f"- {readable(remark)}"), soft_wrap=True)

@@ -1,7 +1,7 @@
 """What is stored beside events: settings of turns, the limits of a scene, and the record of a run."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -84,6 +84,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     prompts_dir: str  # where prompts and settings came from, besides the package; empty for nowhere
     config_file: str
     versions: dict[str, str]  # package -> version
+    model_check: dict[str, Any] | None = None  # what `matrix check-model` found of the model before the run, if it was asked
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -149,6 +149,18 @@ def deps(fresh: bool) -> None:
     (VENV / ".deps").touch()
 
 
+# --- train
+
+
+def train() -> None:
+    """Install what making the embedded model needs besides: torch, of 3 GB with its CUDA libraries."""
+    say("installing torch")
+    start = time.monotonic()
+    pip("install", "-v", *PINNED, *requirements("train"))
+    say(f"torch installed in {clock(time.monotonic() - start)}")
+    (VENV / ".train").touch()
+
+
 # --- core
 
 
@@ -210,7 +222,7 @@ def fetch_vocabularies(installed: str) -> None:
 def main() -> int:
     """Run one command; a failure is one line and exit code 1."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["deps", "core", "vocab"])
+    parser.add_argument("command", choices=["deps", "train", "core", "vocab"])
     parser.add_argument("--fresh", action="store_true", help="deps: make .venv anew")
     options = parser.parse_args()
     # As an exception, so that the pip under way is ended too.
@@ -219,6 +231,8 @@ def main() -> int:
         match options.command:
             case "deps":
                 deps(options.fresh)
+            case "train":
+                train()
             case "core":
                 core()
             case "vocab":

@@ -1,0 +1,96 @@
+"""Scenes for the model to learn from: scene `matrix`, played by the rules of `author`, with this project's prompts and chat template."""
+
+import random
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+
+from matrix_py.embedded.author import Author, World
+from matrix_py.embedded.topics import HELD_OUT_PHRASINGS, HELD_OUT_TOPICS, PHRASINGS, TOPICS
+from matrix_py.models import chat
+from matrix_py.prompts import Prompts, load_files, load_settings
+from matrix_py.scene import matrix
+from matrix_py.testing import ScriptedModel, run_scene
+from matrix_py.types import Limits
+
+TEMPLATE = "chatml"
+END = "<|im_end|>"
+
+# What stands in the place of a topic's own objects now and then, so that the model learns to repeat words, not just to know them.
+WORDS: dict[str, str] = tomllib.loads((resources.files("matrix_py.embedded") / "words.toml").read_text("utf-8"))
+_SYLLABLES, _ENDS, _NOUNS, _ADJECTIVES, _TRADES = (WORDS[name].split() for name in ("syllables", "ends", "nouns", "adjectives", "trades"))
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A turn and what is to be said to it.
+
+    Attributes:
+        segments: (text, trusted), as the engine gets them.
+    """
+
+    kind: str
+    segments: tuple[tuple[str, bool], ...]
+    completion: str
+
+
+def prompts() -> Prompts:
+    """The package's prompts for the social scene, under the model's own template."""
+    template = chat.load({}, override=TEMPLATE, bos_token="", eos_token=END)
+    return Prompts(load_files(None, "matrix"), load_settings(None, None, "matrix"), system="", template=template)
+
+
+def worlds(rng: random.Random, *, held_out: bool = False) -> Iterator[World]:
+    """Yield what scenes are about, without end: with `held_out`, topics and phrasings that are kept out of training."""
+    topics = [topic for topic in TOPICS if (topic.verb in HELD_OUT_TOPICS) == held_out]
+    while True:
+        topic = rng.choice(topics)
+        thing = rng.choice(topic.objects) if held_out or rng.random() < 0.3 else _made_up(rng)
+        phrasing = rng.choice(HELD_OUT_PHRASINGS if held_out else PHRASINGS)
+        instruction = phrasing.format(verb=topic.verb, object=thing)
+        if not held_out and rng.random() < 0.1:
+            # Instructions may be long, and more than one sentence.
+            instruction = f"{instruction} {_babble(rng)}" if rng.random() < 0.5 else f"{_babble(rng)} {instruction}"
+        people = topic.people
+        if not held_out and rng.random() < 0.4:
+            people = (
+                (f"{_word(rng)} {rng.choice(_TRADES)}", *people[1:])
+                if rng.random() < 0.5
+                else (people[0], f"{_word(rng)} {rng.choice(_TRADES)}", *people[2:])
+            )
+        yield World(topic, thing, instruction, people)
+
+
+def scene_examples(world: World, rng: random.Random, prompts: Prompts) -> list[Example]:
+    """Play a scene, and return its turns."""
+    limits = Limits(roles=rng.randint(3, 5), steps=rng.randint(2, 5), interactions=16, depth=1 if rng.random() < 0.8 else 2)
+    author = Author(world, rng)
+    model = ScriptedModel(author)
+    response = _babble(rng) if rng.random() < 0.05 else None
+    trace = run_scene(
+        matrix, world.instruction, model, prompts=prompts, response=response, limits=limits, seed=rng.getrandbits(32), name="matrix"
+    )
+    if trace.counts.completed != 1 or trace.counts.fallbacks or trace.counts.flaws:
+        raise ValueError(f"the scene of {world.instruction!r} went wrong: {trace.events[-1]}, {trace.counts.flaws}")
+    said = {key: text for key, (_, text, _, _) in trace.completions.items()}
+    return [Example(turn.kind, tuple(turn.segments), said[turn.path, turn.attempt]) for turn in model.turns]
+
+
+def _made_up(rng: random.Random) -> str:
+    noun = _word(rng)
+    first = rng.choice(("the", "a", "my", "the neighbour's", "our", "that"))
+    adjective = f"{rng.choice(_ADJECTIVES)} " if rng.random() < 0.6 else ""
+    return f"{first} {adjective}{noun}"
+
+
+def _word(rng: random.Random) -> str:
+    return (
+        rng.choice(_NOUNS) if rng.random() < 0.5 else "".join(rng.choices(_SYLLABLES, k=rng.randint(1, 3))) + rng.choice(("", "", *_ENDS))
+    )
+
+
+def _babble(rng: random.Random) -> str:
+    words = [rng.choice(_ADJECTIVES) if rng.random() < 0.3 else _word(rng) for _ in range(rng.randint(4, 30))]
+    text = " ".join(f"{word}," if rng.random() < 0.08 else word for word in words).rstrip(",")
+    return f"{text[0].upper()}{text[1:]}{rng.choice('.?.')}"
