@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from string import ascii_lowercase
 
 from matrix_py.embedded.author import Author, World
 from matrix_py.embedded.topics import HELD_OUT_PHRASINGS, HELD_OUT_TOPICS, PHRASINGS, TOPICS
@@ -85,9 +86,13 @@ def _made_up(rng: random.Random) -> str:
 
 
 def _word(rng: random.Random) -> str:
-    return (
-        rng.choice(_NOUNS) if rng.random() < 0.5 else "".join(rng.choices(_SYLLABLES, k=rng.randint(1, 3))) + rng.choice(("", "", *_ENDS))
-    )
+    chance = rng.random()
+    if chance < 0.6:
+        return rng.choice(_NOUNS)
+    if chance < 0.85:
+        return "".join(rng.choices(_SYLLABLES, k=rng.randint(1, 3))) + rng.choice(("", "", *_ENDS))
+    # Spelled letter by letter, as words are that no scene has.
+    return "".join(rng.choices(ascii_lowercase, k=rng.randint(3, 7)))
 
 
 def _babble(rng: random.Random) -> str:

@@ -31,7 +31,7 @@ class Shape:
     n_embd: int = 256
     n_head: int = 8
     n_ff: int = 640
-    rope_base: float = 1_000_000.0
+    rope_base: float = 100_000_000.0
     norm_eps: float = 1e-5
 
 

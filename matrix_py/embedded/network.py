@@ -56,7 +56,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def _begin_with_induction(self) -> None:
-        """Let the first two blocks repeat what came after the same token before: an induction circuit (Olsson et al. 2022).
+        """Let the first two blocks repeat what came after the same two tokens before: an induction circuit (Olsson et al. 2022).
 
         Most of what a scene says is copied from its prompt. From random weights, a network of this size takes longer than an hour on two
         cores to find out how; from here, it goes on learning from weights that can do it, and is free to change them.
@@ -68,25 +68,29 @@ class Network(nn.Module):
         # Slow pairs of channels compare content at any distance, fast ones tell neighbours apart.
         slow = [channel for pair in range(head // 2) if frequencies[pair] < _SLOW for channel in (2 * pair, 2 * pair + 1)]
         fast = [pair for pair in range(head // 2) if frequencies[pair] > _FAST]
-        # Channel 0 is the same for all tokens. Of the others, some hold what the token before is, the rest what the token is.
+        half = len(slow) // 2
+        # Channel 0 is the same for all tokens. Of the others, some hold what the two tokens before are, the rest what the token is.
         basis = torch.zeros(width, width - 1)
         basis[1:] = torch.linalg.qr(torch.randn(width - 1, width - 1, generator=random))[0]
-        before, token = basis[:, : len(slow)], basis[:, len(slow) :]
+        before, earlier, token = basis[:, : len(slow)], basis[:, len(slow) : 2 * len(slow)], basis[:, 2 * len(slow) :]
         identity = token[:, : len(slow)]
         self.token_embd.weight.copy_(torch.randn(shape.n_vocab, token.shape[1], generator=random) @ token.T * _EMBEDDING)
         self.token_embd.weight[:, 0] = 2 * _EMBEDDING
         first, second = self.blocks[0], self.blocks[1]
-        # Block 0, head 0 looks at the token before, whatever it is, and writes down what identifies it.
-        for weight in (first.attn_q.weight, first.attn_k.weight, first.attn_v.weight):
-            weight[:head] = 0.0
-        for pair in fast:
-            first.attn_q.weight[2 * pair, 0] = _SHARPNESS
-            first.attn_k.weight[2 * pair, 0] = _SHARPNESS * math.cos(frequencies[pair])
-            first.attn_k.weight[2 * pair + 1, 0] = _SHARPNESS * math.sin(frequencies[pair])
-        first.attn_v.weight[: len(slow)] = identity.T
-        first.attn_output.weight[:, :head] = 0.0
-        first.attn_output.weight[:, : len(slow)] = before * _EMBEDDING
-        # Block 1, all heads but one: look at tokens that come after one like this, and write down what they are.
+        # Block 0: one head looks at the token before, whatever it is, another at that before, and they write down what identifies them.
+        for number, written in enumerate((before, earlier)):
+            start = number * head
+            for weight in (first.attn_q.weight, first.attn_k.weight, first.attn_v.weight):
+                weight[start : start + head] = 0.0
+            for pair in fast:
+                angle = float(frequencies[pair]) * (number + 1)
+                first.attn_q.weight[start + 2 * pair, 0] = _SHARPNESS
+                first.attn_k.weight[start + 2 * pair, 0] = _SHARPNESS * math.cos(angle)
+                first.attn_k.weight[start + 2 * pair + 1, 0] = _SHARPNESS * math.sin(angle)
+            first.attn_v.weight[start : start + len(slow)] = identity.T
+            first.attn_output.weight[:, start : start + head] = 0.0
+            first.attn_output.weight[:, start : start + len(slow)] = written * _EMBEDDING
+        # Block 1, all heads but one: look at tokens that come after two like this one and the one before, and write down what they are.
         for number in range(shape.n_head - 1):
             rows = slice(number * head, (number + 1) * head)
             turned = torch.linalg.qr(torch.randn(len(slow), len(slow), generator=random))[0]
@@ -94,10 +98,13 @@ class Network(nn.Module):
             for weight in (second.attn_q.weight, second.attn_k.weight, second.attn_v.weight):
                 weight[rows] = 0.0
             second.attn_output.weight[:, rows] = 0.0
-            second.attn_q.weight[[rows.start + channel for channel in slow]] = _MATCH * (identity @ turned).T
-            second.attn_k.weight[[rows.start + channel for channel in slow]] = _MATCH * (before @ turned).T
-            second.attn_v.weight[rows][: part.shape[1]] = part.T
-            second.attn_output.weight[:, rows][:, : part.shape[1]] = part * (_COPY * _EMBEDDING)
+            channels = [rows.start + channel for channel in slow]
+            asked = torch.cat([identity @ turned[:, :half], before @ turned[:, half:]], dim=1)
+            found = torch.cat([before @ turned[:, :half], earlier @ turned[:, half:]], dim=1)
+            second.attn_q.weight[channels] = _MATCH * asked.T
+            second.attn_k.weight[channels] = _MATCH * found.T
+            second.attn_v.weight[rows.start : rows.start + part.shape[1]] = part.T
+            second.attn_output.weight[:, rows.start : rows.start + part.shape[1]] = part * (_COPY * _EMBEDDING)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits over the vocabulary, (..., n_vocab)."""

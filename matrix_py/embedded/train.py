@@ -15,16 +15,19 @@ import torch
 from torch.nn import functional
 
 from matrix_py import _core
-from matrix_py.embedded.corpus import END, Example, prompts, scene_examples, worlds
+from matrix_py.embedded.corpus import END, WORDS, Example, prompts, scene_examples, worlds
 from matrix_py.embedded.export import Shape, write_gguf
 from matrix_py.embedded.network import Network, batch
 from matrix_py.embedded.packs import FILLED, Pack, pack
 from matrix_py.embedded.tokenizer import Vocabulary, fixed_passages, make_vocabulary
+from matrix_py.embedded.topics import TOPICS
 from matrix_py.models.llama import LlamaModel
 from matrix_py.prompts import Prompts
 
 # Scenes that the vocabulary is learnt from, pieces to learn, scenes a chunk (the unit of resuming), tokens a row, rows a step.
-VOCABULARY_SCENES, MERGES, CHUNK, LENGTH, ROWS = 400, 2600, 16, 640, 4
+VOCABULARY_SCENES, MERGES, CHUNK, LENGTH, ROWS = 200, 4200, 16, 640, 4
+# How often a listed word counts for the vocabulary.
+_WORD_WEIGHT = 6
 PEAK_RATE, WARMUP, DECAY = 1e-3, 100, 0.05
 
 
@@ -42,8 +45,16 @@ class Corpus:
         return scene_examples(next(worlds(rng, held_out=held_out)), rng, self.prompts)
 
     def vocabulary(self) -> Vocabulary:
-        """Learn the vocabulary."""
-        texts = []
+        """Learn the vocabulary: of scenes, and of all words that scenes may be about, also of topics that no scene of training has."""
+        words = [word for lists in WORDS.values() for word in lists.split()]
+        words += [
+            word
+            for topic in TOPICS
+            for text in (topic.verb, *topic.objects, *topic.people, topic.loss, topic.instead)
+            for word in text.split()
+        ]
+        # In the middle of a text and at its start.
+        texts = [f"{before}{word}" for word in words for before in (" ", "") for _ in range(_WORD_WEIGHT)]
         for number in range(VOCABULARY_SCENES):
             for example in self.scene(number):
                 texts.append(example.completion)
@@ -159,7 +170,7 @@ def _validate(network: Network, rows: list[Pack]) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="where state, vocabulary and model go")
-    parser.add_argument("--scenes", type=int, default=1600, help="scenes to learn from [default: %(default)s]")
+    parser.add_argument("--scenes", type=int, default=3600, help="scenes to learn from [default: %(default)s]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=int, default=10, help="chunks of scenes between two saved states [default: %(default)s]")
