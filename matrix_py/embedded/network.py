@@ -68,6 +68,8 @@ class Network(nn.Module):
         # Slow pairs of channels compare content at any distance, fast ones tell neighbours apart.
         slow = [channel for pair in range(head // 2) if frequencies[pair] < _SLOW for channel in (2 * pair, 2 * pair + 1)]
         fast = [pair for pair in range(head // 2) if frequencies[pair] > _FAST]
+        # In a narrow network, fewer: most channels are to say what a token is.
+        slow = slow[-(width // 10 * 2) :]
         half = len(slow) // 2
         # Channel 0 is the same for all tokens. Of the others, some hold what the two tokens before are, the rest what the token is.
         basis = torch.zeros(width, width - 1)
