@@ -28,7 +28,10 @@ from matrix_py.prompts import Prompts
 VOCABULARY_SCENES, MERGES, CHUNK, LENGTH, ROWS = 200, 4200, 16, 640, 4
 # How often a listed word counts for the vocabulary.
 _WORD_WEIGHT = 6
-PEAK_RATE, WARMUP, DECAY = 1e-3, 100, 0.05
+PEAK_RATE, WARMUP, DECAY = 4e-4, 100, 0.05
+# Of embeddings. Adam makes steps of one size of gradients of any: with its usual epsilon, all rare words would be pushed the same way, away
+# from what is likely, until they cannot be told apart and are not copied any more.
+EMBEDDING_RATE, EMBEDDING_EPSILON = 0.3, 1e-4
 
 
 class Corpus:
@@ -117,9 +120,15 @@ def train(folder: Path, *, scenes: int, seed: int, save_every: int) -> None:
     write_gguf(folder / "vocabulary.gguf", shape, vocabulary, {}, template=template)
     torch.manual_seed(seed)
     network = Network(shape)
-    matrices = [weight for weight in network.parameters() if weight.ndim == 2]
-    others = [weight for weight in network.parameters() if weight.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98))
+    embeddings = [network.token_embd.weight]
+    matrices = [weight for weight in network.blocks.parameters() if weight.ndim == 2]
+    norms = [weight for weight in network.parameters() if weight.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": 0.05, "factor": 1.0},
+        {"params": norms, "weight_decay": 0.0, "factor": 1.0},
+        {"params": embeddings, "weight_decay": 0.0, "factor": EMBEDDING_RATE, "eps": EMBEDDING_EPSILON},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     chunks, first, step = math.ceil(scenes / CHUNK), 0, 0
     saved = folder / "state.pt"
     if saved.is_file():
@@ -140,8 +149,9 @@ def train(folder: Path, *, scenes: int, seed: int, save_every: int) -> None:
             groups = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)]
             for place, group in enumerate(groups):
                 done = (number + place / len(groups)) / chunks
+                now = rate(step, round(step / done)) if done and step >= WARMUP else rate(step, WARMUP + 1)
                 for part in optimizer.param_groups:
-                    part["lr"] = rate(step, round(step / done)) if done and step >= WARMUP else rate(step, WARMUP + 1)
+                    part["lr"] = part["factor"] * now
                 loss = loss_of(network, group)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
