@@ -123,12 +123,12 @@ def train(folder: Path, *, scenes: int, seed: int, save_every: int) -> None:
     embeddings = [network.token_embd.weight]
     matrices = [weight for weight in network.blocks.parameters() if weight.ndim == 2]
     norms = [weight for weight in network.parameters() if weight.ndim < 2]
-    groups = [
+    parts = [
         {"params": matrices, "weight_decay": 0.05, "factor": 1.0},
         {"params": norms, "weight_decay": 0.0, "factor": 1.0},
         {"params": embeddings, "weight_decay": 0.0, "factor": EMBEDDING_RATE, "eps": EMBEDDING_EPSILON},
     ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parts, betas=(0.9, 0.98))
     chunks, first, step = math.ceil(scenes / CHUNK), 0, 0
     saved = folder / "state.pt"
     if saved.is_file():
