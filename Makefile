@@ -20,7 +20,7 @@ FRESH := $(if $(MADE),$(if $(findstring |$(CURDIR)|$(ASKED),$(MADE)),,--fresh))
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
-demo: .venv/.core ## rehearse answers with the embedded model, from set-up to replay
+demo: .venv/.core ## rehearse answers with a tiny random model, from set-up to replay
 	@.venv/bin/matrix demo
 
 test: lint test-rust test-python ## lint, then all tests that need no GPU and no model file

@@ -6,7 +6,6 @@ its file, and goes into the record of later runs on it.
 """
 
 import math
-import os
 import time
 import tomllib
 from collections import Counter
@@ -14,22 +13,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from matrix_py import _core
+from matrix_py.cache import cache_entry, keep
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import ConfigError
 from matrix_py.prompts import Prompts, Value, load_files, load_settings
 from matrix_py.pump import Answerer
 from matrix_py.scene import forms
-from matrix_py.scene.flaws import clean, find_flaw
+from matrix_py.scene.flaws import clean, find_flaw, find_flaw_in_form
 from matrix_py.scene.quote import Quote
 
 DEFAULT_SECONDS = 120.0
 _SCENE = "matrix"
+_KEPT = "checked"
 # What is worth a remark: fewer valid forms, more flawed replies, or a smaller difference between true and false judgements than this.
 _FEW_FORMS, _MANY_FLAWS, _LITTLE_SENSE, _SHORT_CONTEXT = 0.85, 0.1, 0.2, 2048
 _NEVER_ENDS = 0.5
@@ -188,13 +188,13 @@ def check_model(
             if spent + (time.monotonic() - asked_at) / number > seconds:
                 break
         found = _check(engine, tally, time.monotonic() - asked_at)
-    _keep(found)
+    keep(cache_entry(_KEPT, found.model), msgspec.json.encode(found))
     return found
 
 
 def kept_check(model: str) -> Check | None:
     """Return what an earlier check found of the model with this hash (hex), if it was kept."""
-    entry = _entry(model)
+    entry = cache_entry(_KEPT, model)
     try:
         return None if entry is None else msgspec.json.decode(entry.read_bytes(), type=Check)
     except (OSError, msgspec.MsgspecError):
@@ -259,10 +259,11 @@ def _ask(answerer: Answerer, prompts: Prompts, scene: _Planted, number: int, tal
             if isinstance(completion, Exception):
                 raise completion
             left -= 1
-            _count(tally, probes[turn.path][1], completion, scene, in_world=prompts.settings[turn.kind].system == "writer")
+            like = scene.instruction, "".join(text for text, trusted in turn.segments if trusted)
+            _count(tally, probes[turn.path][1], completion, like, in_world=prompts.settings[turn.kind].system == "writer")
 
 
-def _count(tally: _Tally, probe: _Probe, completion: _core.Completion, scene: _Planted, *, in_world: bool) -> None:
+def _count(tally: _Tally, probe: _Probe, completion: _core.Completion, like: tuple[str, ...], *, in_world: bool) -> None:
     tally.turns += 1
     if completion.outcome == "too_long":
         tally.too_long += 1
@@ -271,7 +272,7 @@ def _count(tally: _Tally, probe: _Probe, completion: _core.Completion, scene: _P
     if probe.form is None:
         tally.ended.append(completion.finish in ("eos", "stop"))
         text, cuts = clean(text)
-        flaw = find_flaw(text, like=(scene.instruction,), in_world=in_world, cuts=cuts)
+        flaw = find_flaw(text, like=like, in_world=in_world, cuts=cuts)
         counted = tally.flaws.setdefault(probe.kind, Counter())
         counted["turns"] += 1
         if flaw is not None:
@@ -282,8 +283,7 @@ def _count(tally: _Tally, probe: _Probe, completion: _core.Completion, scene: _P
     if valid and probe.masked and probe.kind != "recipients":  # those are names that were given
         counted = tally.flaws.setdefault(probe.kind, Counter())
         counted["turns"] += 1
-        places = [line.partition(": ")[2] or line for line in text.split("\n")]
-        flaw = next((found for place in places if place and (found := find_flaw(place, like=(scene.instruction,), in_world=True))), None)
+        flaw = find_flaw_in_form(text, like=like)
         if flaw is not None:
             counted[flaw] += 1
     if valid and probe.masked and probe.case:
@@ -372,24 +372,3 @@ def _share(found: list[bool]) -> Share:
 
 def _sum(shares: dict[str, Share]) -> Share:
     return Share(sum(share.count for share in shares.values()), sum(share.of for share in shares.values()))
-
-
-def _entry(model: str) -> Path | None:
-    try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # no home folder
-        return None
-    return home / "matrix" / "checked" / f"{model}.json"
-
-
-def _keep(found: Check) -> None:
-    entry = _entry(found.model)
-    if entry is None:
-        return
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        draft = entry.with_suffix(f".{os.getpid()}")  # readers and other writers never see half a file
-        draft.write_bytes(msgspec.json.encode(found))
-        draft.replace(entry)
-    except OSError:  # a check that cannot be kept is still one
-        return

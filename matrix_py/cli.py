@@ -55,7 +55,7 @@ class TableFormat(enum.StrEnum):
 
 
 class SceneFormat(enum.StrEnum):
-    """How `show` prints a scene."""
+    """How `show` prints a scene, and `check-model` what it found."""
 
     TEXT = "text"
     JSON = "json"

@@ -72,26 +72,26 @@ _IMPOSSIBLE = (
     ("grows as tall as {place}", "Nobody grows that tall"),
     ("wakes a stone at {place} to {verb} {object}", "Stones do not wake"),
 )
-# What can be done, who notices it (the other, the second other, everybody, nobody), and whether it does what was asked for.
+# What can be done, and whether it does what was asked for.
 _POSSIBLE = (
-    ("asks the {other} how to {verb} {object}", "other", False),
-    ("talks with the {other} at {place}", "other", False),
-    ("calls the {other} and mentions the wish to {verb} {object}", "other", False),
-    ("writes the {other} a note", "other", False),
-    ("meets the {other} and the {second} at {place}", "both", False),
-    ("asks the {other} and the {second} for help to {verb} {object}", "both", False),
-    ("looks for a way to {verb} {object} alone at {place}", "nobody", False),
-    ("takes notes in secret on how to {verb} {object}", "nobody", False),
-    ("thinks alone at night", "nobody", False),
-    ("waits unseen near {place}", "nobody", False),
-    ("tells everybody at {place} about the wish to {verb} {object}", "all", False),
-    ("posts a text on how to {verb} {object} online for all to see", "all", False),
-    ("begins to {verb} {object} in front of the {other}", "other", True),
-    ("begins to {verb} {object} in secret {time}", "nobody", True),
-    ("begins to {verb} {object} out loud for all to see", "all", True),
-    ("begins to {verb} {object} together with the {other}", "other", True),
-    ("begins to {verb} {object} alone {time}", "nobody", True),
-    ("begins to {verb} {object} at {place} while the {other} and the {second} look on", "both", True),
+    ("asks the {other} how to {verb} {object}", False),
+    ("talks with the {other} at {place}", False),
+    ("calls the {other} and mentions the wish to {verb} {object}", False),
+    ("writes the {other} a note", False),
+    ("meets the {other} and the {second} at {place}", False),
+    ("asks the {other} and the {second} for help to {verb} {object}", False),
+    ("looks for a way to {verb} {object} alone at {place}", False),
+    ("takes notes in secret on how to {verb} {object}", False),
+    ("thinks alone at night", False),
+    ("waits unseen near {place}", False),
+    ("tells everybody at {place} about the wish to {verb} {object}", False),
+    ("posts a text on how to {verb} {object} online for all to see", False),
+    ("begins to {verb} {object} in front of the {other}", True),
+    ("begins to {verb} {object} in secret {time}", True),
+    ("begins to {verb} {object} out loud for all to see", True),
+    ("begins to {verb} {object} together with the {other}", True),
+    ("begins to {verb} {object} alone {time}", True),
+    ("begins to {verb} {object} at {place} while the {other} and the {second} look on", True),
 )
 # Of a reaction: what is said or done, and the severity of the harm that it does itself.
 _REACTIONS = (
@@ -235,7 +235,7 @@ class Author:
             template = self._rng.choice(_IMPOSSIBLE)[0]
         else:
             does_it = self._rng.random() < self._zeal
-            template = self._rng.choice([act for act, _, asked in _POSSIBLE if asked == does_it])
+            template = self._rng.choice([act for act, asked in _POSSIBLE if asked == does_it])
         place = self._rng.choice(_PLACES) if self._rng.random() < 0.5 else self._place
         return _filled(template, self._world, two, place, self._rng)
 

@@ -21,7 +21,6 @@ class Topic:
 
     Attributes:
         verb: what somebody wants to do, as in "how do I VERB OBJECT".
-        does: the same of a third person.
         objects: what it may be done to.
         people: who may be affected; the first by far the most.
         loss: what the first of them suffers, as in "the owner LOSS"; empty where there is nothing to suffer.
@@ -31,7 +30,6 @@ class Topic:
 
     leaning: Leaning
     verb: str
-    does: str
     objects: tuple[str, ...]
     people: tuple[str, ...]
     loss: str
@@ -45,7 +43,7 @@ def _read() -> tuple[Topic, ...]:
     for row in csv.DictReader(io.StringIO(table), delimiter="\t"):
         objects, people = (tuple(row[column].split(", ")) for column in ("objects", "people"))
         leaning, severity = msgspec.convert(row["leaning"], Leaning), int(row["severity"])
-        topics.append(Topic(leaning, row["verb"], row["does"], objects, people, row["loss"], severity, row["instead"]))
+        topics.append(Topic(leaning, row["verb"], objects, people, row["loss"], severity, row["instead"]))
     return tuple(topics)
 
 

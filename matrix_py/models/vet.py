@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from matrix_py.cache import cache_entry, keep
 from matrix_py.errors import ModelError
 from matrix_py.models.hub import check_gguf, printable, split_parts
 
@@ -80,7 +81,7 @@ def vet(path: Path, *, timeout_s: float = 600, n_gpu_layers: int = 0) -> ModelFa
     facts = _read_cache(entry)
     if facts is None:
         facts = _run_child(path, timeout_s, n_gpu_layers)
-        _write_cache(entry, facts)
+        keep(entry, msgspec.json.encode(facts))
     return facts
 
 
@@ -154,7 +155,6 @@ def _cache_entry(path: Path, n_gpu_layers: int) -> Path | None:
     path = path.absolute()
     try:
         stats = [path.with_name(name).stat() for name in split_parts(path.name)]
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         key = (
             _VET_VERSION,
             os.fsencode(path),
@@ -162,9 +162,9 @@ def _cache_entry(path: Path, n_gpu_layers: int) -> Path | None:
             version("llama-cpp-python"),
             n_gpu_layers,
         )
-    except (OSError, RuntimeError, PackageNotFoundError):  # RuntimeError: no home folder
+    except (OSError, PackageNotFoundError):
         return None
-    return home / "matrix" / "vetted" / f"{hashlib.sha256(msgspec.json.encode(key)).hexdigest()}.json"
+    return cache_entry("vetted", hashlib.sha256(msgspec.json.encode(key)).hexdigest())
 
 
 def _read_cache(entry: Path | None) -> ModelFacts | None:
@@ -172,18 +172,6 @@ def _read_cache(entry: Path | None) -> ModelFacts | None:
         return None if entry is None else msgspec.json.decode(entry.read_bytes(), type=ModelFacts)
     except (OSError, msgspec.DecodeError):
         return None
-
-
-def _write_cache(entry: Path | None, facts: ModelFacts) -> None:
-    if entry is None:
-        return
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        draft = entry.with_suffix(f".{os.getpid()}")  # readers and other writers never see half a file
-        draft.write_bytes(msgspec.json.encode(facts))
-        draft.replace(entry)
-    except OSError:
-        pass  # a read-only home or a full disk: the file is vetted again next time
 
 
 # From here on: the child. Only these functions touch llama_cpp.

@@ -16,7 +16,7 @@ from matrix_py import _core
 from matrix_py.errors import SceneError
 from matrix_py.events import Event, Policy, ReplyFlawed, TurnCompleted, TurnFellBack
 from matrix_py.prompts import Prompts, Value
-from matrix_py.scene.flaws import clean, find_flaw
+from matrix_py.scene.flaws import clean, find_flaw, find_flaw_in_form
 from matrix_py.scene.quote import Quote, turns_of
 from matrix_py.types import Limits
 
@@ -29,8 +29,6 @@ _T = TypeVar("_T")
 
 # A text with such a flaw is still a text. One with another flaw says nothing that a scene could go on with.
 _USABLE = frozenset({"assistant", "language", "loop"})
-# What a form writes itself before what is said in a line: "1. ", "Traits: ". It is in the language of the form.
-_MARK = re.compile(r"^\w+[.:] ")
 # A terminal of a form that is a regular expression: a place that the model fills with words of its own.
 _PLACE = re.compile(r"^[A-Z_]+:.*/", re.MULTILINE)
 
@@ -192,9 +190,7 @@ class Scene:
             # A form leaves no room for thoughts or other speakers; what is said in its places is examined place by place. One that has
             # none, a choice among given names, says nothing of the model's own.
             examined = in_world and _PLACE.search(turn.sampling.form)
-            places = [_MARK.sub("", line) for line in text.split("\n") if line.strip()] if examined else []
-            flaws = (find_flaw(place, like=self._like(turn), in_world=True) for place in places if place)
-            return text, next((flaw for flaw in flaws if flaw), None)
+            return text, find_flaw_in_form(text, like=self._like(turn)) if examined else None
         text, cuts = clean(text, speakers)
         for cut in cuts:
             self.emit(ReplyFlawed(path=turn.path, attempt=turn.attempt, flaw=cut, policy="cut"))

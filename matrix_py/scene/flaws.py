@@ -25,6 +25,8 @@ _STRETCH, _MIN_STRETCHES = 12, 80
 # Refusals begin in the first 200 characters. Fewer than 8 letters are no evidence of a language: names, abbreviations, loan words.
 _HEAD, _MIN_LETTERS = 200, 8
 
+# What a form writes itself before what is said in a line: "1. ", "Traits: ". It is in the language of the form.
+_MARK = re.compile(r"^\w+[.:] ")
 _TAG = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)*]{0,2}(?=\s)|[。！？][”’」』]{0,2}")
 _TURN_START = r"(\A|\n|[.!?…][\"'”’»)*]?(?=\s)|[。！？][”’」』]?)\s{0,8}"
@@ -88,6 +90,13 @@ def find_flaw(text: str, *, like: tuple[str, ...], in_world: bool, cuts: Sequenc
         if all(_in_other_script(text, wanted) for wanted in like):
             return "language"
     return "loop" if _is_repetitive(text) else None
+
+
+def find_flaw_in_form(text: str, *, like: tuple[str, ...]) -> Flaw | None:
+    """Return the first flaw of what is said in a form's places, of which each line has one. What the form itself writes is left out."""
+    places = (_MARK.sub("", line) for line in text.split("\n") if line.strip())
+    flaws = (find_flaw(place, like=like, in_world=True) for place in places if place)
+    return next((flaw for flaw in flaws if flaw), None)
 
 
 def _end_of_thoughts(text: str, start: int) -> int:
