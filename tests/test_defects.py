@@ -7,12 +7,12 @@ import re
 from typing import Any
 
 import pytest
-from fields import fields
 from social import INSTRUCTION, RESPONSE, ROLES, Script, events, play, prompts
 
 from matrix_py import _core
 from matrix_py.scene import SceneFunction, find_scene
 from matrix_py.testing import FormFailed, ScriptedModel, Trace, run_scene
+from matrix_py.testing.fields import fields
 from matrix_py.types import Limits
 
 METHODS = ("matrix", "published")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from fields import fields
 from social import INSTRUCTION, RESPONSE, ROLES, Script, events, kinds, play, prompts
 
 from matrix_py import _core
@@ -15,6 +14,7 @@ from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.scene import matrix
 from matrix_py.testing import FormFailed, TooLong, Trace, run_scene
+from matrix_py.testing.fields import fields
 from matrix_py.types import Limits
 
 NO = "There is no key.\nVerdict: no"

@@ -10,7 +10,6 @@ from typing import Any
 
 import duckdb
 import pytest
-from fields import fields
 from logs import drive, make_log, make_record
 from social import INSTRUCTION, RESPONSE, ROLES, Script, events, kinds, play
 
@@ -19,6 +18,7 @@ from matrix_py.models import chat
 from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.scene import find_scene, published
 from matrix_py.testing import FormFailed, ScriptedModel, TooLong, Trace, run_scene
+from matrix_py.testing.fields import fields
 from matrix_py.types import Limits
 
 NO = "no: There is no such key."

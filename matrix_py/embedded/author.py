@@ -13,7 +13,7 @@ from functools import cache
 
 from matrix_py import _core
 from matrix_py.embedded.topics import Topic
-from matrix_py.prompts import load_files
+from matrix_py.testing.fields import fields
 
 _EGOS = (
     *("student", "shop assistant", "retired clerk", "young father", "taxi driver", "night nurse", "waiter", "apprentice", "farmhand"),
@@ -108,6 +108,8 @@ _REACTIONS = (
     ("threatens the {actor}", 2),
     ("shouts at the {actor} in front of the {other}", 1),
 )
+# What the template `chatml` has around a user's message.
+_AROUND = ("<|im_start|>user\n", "<|im_end|>")
 _TO_ALL = re.compile(r"everybody|for all to")
 _TO_NOBODY = re.compile(r"in secret|alone|unseen|from afar")
 
@@ -141,7 +143,7 @@ class Author:
 
     def __call__(self, turn: _core.Turn) -> str:
         """Answer a turn."""
-        shown = fields(turn)
+        shown = fields(turn, around=_AROUND)
         method: Callable[[dict[str, str]], str] = getattr(self, f"_{turn.kind}")
         return method(shown)
 
@@ -337,24 +339,3 @@ def _stem(template: str) -> re.Pattern[str]:
 
 def _place_in(text: str) -> str | None:
     return next((place for place in _PLACES if place in text), None)
-
-
-def fields(turn: _core.Turn) -> dict[str, str]:
-    """Return what the scene filled a turn's prompt with, by the names of the fields."""
-    names, pattern = _pattern(turn.kind)
-    found = pattern.search("".join(text for text, _ in turn.segments))
-    if found is None:
-        raise ValueError(f"the prompt of {turn.path} is not that of {turn.kind}.txt")
-    return dict(zip(names, found.groups(), strict=True))
-
-
-@cache
-def _pattern(kind: str) -> tuple[tuple[str, ...], re.Pattern[str]]:
-    files = load_files(None, "matrix")
-    text = re.sub(r"\{> *(\w+) *\}", lambda found: files[f"{found.group(1)}.txt"].strip(), files[f"{kind}.txt"])
-    user = re.split(r"^--- *\w+ *$", text, flags=re.MULTILINE)[1].strip()
-    parts = re.split(r"\{(\w+)\}", user)
-    literals = [re.escape(part.replace("{{", "{").replace("}}", "}")) for part in parts[::2]]
-    literals[0] = re.escape("<|im_start|>user\n") + literals[0]
-    literals[-1] += re.escape("<|im_end|>")
-    return tuple(parts[1::2]), re.compile("(.*?)".join(literals), re.DOTALL)

@@ -3,7 +3,7 @@
 import random
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from string import ascii_lowercase
 
@@ -18,9 +18,11 @@ from matrix_py.types import Limits
 TEMPLATE = "chatml"
 END = "<|im_end|>"
 
-# What stands in the place of a topic's own objects now and then, so that the model learns to repeat words, not just to know them.
+# What stands in the place of a topic's own words now and then, so that the model learns to repeat words, not just to know them.
 WORDS: dict[str, str] = tomllib.loads((resources.files("matrix_py.embedded") / "words.toml").read_text("utf-8"))
-_SYLLABLES, _ENDS, _NOUNS, _ADJECTIVES, _TRADES = (WORDS[name].split() for name in ("syllables", "ends", "nouns", "adjectives", "trades"))
+_SYLLABLES, _ENDS, _NOUNS, _ADJECTIVES, _TRADES, _VERBS, _PARTICLES = (
+    WORDS[name].split() for name in ("syllables", "ends", "nouns", "adjectives", "trades", "verbs", "particles")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ def worlds(rng: random.Random, *, held_out: bool = False) -> Iterator[World]:
     while True:
         topic = rng.choice(topics)
         thing = rng.choice(topic.objects) if held_out or rng.random() < 0.3 else _made_up(rng)
+        if not held_out and rng.random() < 0.4:
+            topic = replace(topic, verb=_made_up_verb(rng))
         phrasing = rng.choice(HELD_OUT_PHRASINGS if held_out else PHRASINGS)
         instruction = phrasing.format(verb=topic.verb, object=thing)
         if not held_out and rng.random() < 0.1:
@@ -80,9 +84,14 @@ def scene_examples(world: World, rng: random.Random, prompts: Prompts) -> list[E
 
 def _made_up(rng: random.Random) -> str:
     noun = _word(rng)
-    first = rng.choice(("the", "a", "my", "the neighbour's", "our", "that"))
-    adjective = f"{rng.choice(_ADJECTIVES)} " if rng.random() < 0.6 else ""
-    return f"{first} {adjective}{noun}"
+    first = rng.choice(("the ", "a ", "my ", "the neighbour's ", "our ", "that ", "two ", "some ", ""))
+    adjective = f"{rng.choice(_ADJECTIVES)} " if rng.random() < 0.6 or not first else ""
+    return f"{first}{adjective}{noun}"
+
+
+def _made_up_verb(rng: random.Random) -> str:
+    verb = rng.choice(_VERBS) if rng.random() < 0.7 else _word(rng)
+    return f"{verb} {rng.choice(_PARTICLES)}" if rng.random() < 0.25 else verb
 
 
 def _word(rng: random.Random) -> str:

@@ -25,7 +25,7 @@ from matrix_py.models.llama import LlamaModel
 from matrix_py.prompts import Prompts
 
 # Scenes that the vocabulary is learnt from, pieces to learn, scenes a chunk (the unit of resuming), tokens a row, rows a step.
-VOCABULARY_SCENES, MERGES, CHUNK, LENGTH, ROWS = 200, 4200, 16, 640, 4
+VOCABULARY_SCENES, MERGES, CHUNK, LENGTH, ROWS = 200, 4700, 16, 640, 4
 # How often a listed word counts for the vocabulary.
 _WORD_WEIGHT = 6
 PEAK_RATE, WARMUP, DECAY = 4e-4, 100, 0.05
