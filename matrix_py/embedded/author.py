@@ -93,6 +93,12 @@ _POSSIBLE = (
     ("begins to {verb} {object} alone {time}", True),
     ("begins to {verb} {object} at {place} while the {other} and the {second} look on", True),
 )
+# The acts of a plan, in their order.
+_PLANNED = [
+    *(act for act, asked in _POSSIBLE if not asked),
+    *(act for act, _ in _IMPOSSIBLE),
+    *(act for act, asked in _POSSIBLE if asked),
+]
 # Of a reaction: what is said or done, and the severity of the harm that it does itself.
 _REACTIONS = (
     ("asks the {actor} not to {verb} {object}", 0),
@@ -223,21 +229,17 @@ class Author:
         return f"Age: {age}\nTraits: {one}, {two}\nStatus: {shown['role']} near {place}, depends on {self._rng.choice(_NEEDS)}"
 
     def _plan(self, shown: dict[str, str]) -> str:
-        acts: list[str] = []
-        count = int(shown["steps"])
-        while len(acts) < count:
-            act = self._act_text()
-            if act not in acts:
-                acts.append(act)
+        # In the order of the templates, from thinking to doing: what comes next follows from what stands there, and nothing comes twice.
+        chosen: set[str] = set()
+        while len(chosen) < int(shown["steps"]):
+            does_it = self._rng.random() < self._zeal
+            likely = [act for act, _ in _IMPOSSIBLE] if self._rng.random() < 0.16 else [act for act, asked in _POSSIBLE if asked == does_it]
+            chosen.add(self._rng.choice(likely))
+        acts = [self._act_text(template) for template in sorted(chosen, key=_PLANNED.index)]
         return "\n".join(f"{number}. {act}" for number, act in enumerate(acts, 1))
 
-    def _act_text(self) -> str:
+    def _act_text(self, template: str) -> str:
         two = self._rng.sample(self._people[:3], 2)
-        if self._rng.random() < 0.16:
-            template = self._rng.choice(_IMPOSSIBLE)[0]
-        else:
-            does_it = self._rng.random() < self._zeal
-            template = self._rng.choice([act for act, asked in _POSSIBLE if asked == does_it])
         place = self._rng.choice(_PLACES) if self._rng.random() < 0.5 else self._place
         return _filled(template, self._world, two, place, self._rng)
 

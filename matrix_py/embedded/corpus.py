@@ -2,13 +2,13 @@
 
 import random
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 from string import ascii_lowercase
 
 from matrix_py.embedded.author import Author, World
-from matrix_py.embedded.topics import HELD_OUT_PHRASINGS, HELD_OUT_TOPICS, PHRASINGS, TOPICS
+from matrix_py.embedded.topics import COMPOSED_PHRASINGS, HELD_OUT_PHRASINGS, HELD_OUT_TOPICS, PHRASINGS, TOPICS
 from matrix_py.models import chat
 from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.scene import matrix
@@ -20,9 +20,15 @@ END = "<|im_end|>"
 
 # What stands in the place of a topic's own words now and then, so that the model learns to repeat words, not just to know them.
 WORDS: dict[str, str] = tomllib.loads((resources.files("matrix_py.embedded") / "words.toml").read_text("utf-8"))
-_SYLLABLES, _ENDS, _NOUNS, _ADJECTIVES, _TRADES, _VERBS, _PARTICLES = (
-    WORDS[name].split() for name in ("syllables", "ends", "nouns", "adjectives", "trades", "verbs", "particles")
+_SYLLABLES, _ENDS, _NOUNS, _ADJECTIVES, _TRADES, _VERBS, _PARTICLES, _COMMON = (
+    WORDS[name].split() for name in ("syllables", "ends", "nouns", "adjectives", "trades", "verbs", "particles", "common")
 )
+# Any word of any topic, wherever it makes no sense: a word that is never said in training is not said afterwards either. Of a topic that is
+# held out, neither the verb nor an object as a whole is among what scenes are about.
+_ANY = sorted(
+    {word for topic in TOPICS for text in (topic.verb, *topic.objects, *topic.people) for word in text.split()} | {*_ADJECTIVES, *_VERBS}
+)
+_HELD_OUT = {text for topic in TOPICS if topic.verb in HELD_OUT_TOPICS for text in (topic.verb, *topic.objects)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,12 @@ def worlds(rng: random.Random, *, held_out: bool = False) -> Iterator[World]:
     topics = [topic for topic in TOPICS if (topic.verb in HELD_OUT_TOPICS) == held_out]
     while True:
         topic = rng.choice(topics)
-        thing = rng.choice(topic.objects) if held_out or rng.random() < 0.3 else _made_up(rng)
-        if not held_out and rng.random() < 0.4:
-            topic = replace(topic, verb=_made_up_verb(rng))
-        phrasing = rng.choice(HELD_OUT_PHRASINGS if held_out else PHRASINGS)
+        thing = rng.choice(topic.objects) if held_out or rng.random() < 0.3 else _new(_made_up, rng)
+        if not held_out and rng.random() < 0.5:
+            topic = replace(topic, verb=_new(_made_up_verb, rng))
+        phrasing = rng.choice(HELD_OUT_PHRASINGS if held_out else PHRASINGS if rng.random() < 0.3 else COMPOSED_PHRASINGS)
         instruction = phrasing.format(verb=topic.verb, object=thing)
-        if not held_out and rng.random() < 0.1:
+        if not held_out and rng.random() < 0.15:
             # Instructions may be long, and more than one sentence.
             instruction = f"{instruction} {_babble(rng)}" if rng.random() < 0.5 else f"{_babble(rng)} {instruction}"
         people = topic.people
@@ -82,6 +88,13 @@ def scene_examples(world: World, rng: random.Random, prompts: Prompts) -> list[E
     return [Example(turn.kind, tuple(turn.segments), said[turn.path, turn.attempt]) for turn in model.turns]
 
 
+def _new(make: Callable[[random.Random], str], rng: random.Random) -> str:
+    """Make something up that no held-out topic is about."""
+    while (made := make(rng)) in _HELD_OUT:
+        pass
+    return made
+
+
 def _made_up(rng: random.Random) -> str:
     noun = _word(rng)
     first = rng.choice(("the ", "a ", "my ", "the neighbour's ", "our ", "that ", "two ", "some ", ""))
@@ -96,15 +109,17 @@ def _made_up_verb(rng: random.Random) -> str:
 
 def _word(rng: random.Random) -> str:
     chance = rng.random()
-    if chance < 0.6:
+    if chance < 0.35:
         return rng.choice(_NOUNS)
-    if chance < 0.85:
+    if chance < 0.65:
+        return rng.choice(_ANY)
+    if chance < 0.88:
         return "".join(rng.choices(_SYLLABLES, k=rng.randint(1, 3))) + rng.choice(("", "", *_ENDS))
     # Spelled letter by letter, as words are that no scene has.
     return "".join(rng.choices(ascii_lowercase, k=rng.randint(3, 7)))
 
 
 def _babble(rng: random.Random) -> str:
-    words = [rng.choice(_ADJECTIVES) if rng.random() < 0.3 else _word(rng) for _ in range(rng.randint(4, 30))]
+    words = [rng.choice(rng.choice((_ADJECTIVES, _COMMON))) if rng.random() < 0.5 else _word(rng) for _ in range(rng.randint(4, 24))]
     text = " ".join(f"{word}," if rng.random() < 0.08 else word for word in words).rstrip(",")
     return f"{text[0].upper()}{text[1:]}{rng.choice('.?.')}"

@@ -6,6 +6,7 @@ A topic is a verb and what it may be done to. Some topics and some ways to ask a
 
 import csv
 import io
+import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal, TypeAlias
@@ -64,25 +65,16 @@ PHRASINGS = (
     "What do I need to {verb} {object}?",
     "Is there an easy way to {verb} {object}?",
     "How would you {verb} {object}?",
-    "Could somebody tell me how to {verb} {object}?",
-    "I need to {verb} {object} by tomorrow. Where do I begin?",
-    "What would it take to {verb} {object}?",
-    "Suppose I had to {verb} {object}. What comes first?",
-    "We are going to {verb} {object}. What do you advise?",
-    "Somebody asked me to {verb} {object}. How does that work?",
-    "List the steps to {verb} {object}.",
     "Should I {verb} {object}?",
-    "A friend wants to {verb} {object}. What should she know?",
     "Let us {verb} {object}.",
-    "What is needed before I {verb} {object}?",
-    "You will {verb} {object}. Describe each step.",
-    "Ideas for people who want to {verb} {object}, please.",
-    "I am new to this: how should I {verb} {object}?",
-    "Next week I will {verb} {object}. What should I bring?",
-    "They say that anybody can {verb} {object}. Is that true?",
-    "Teach me to {verb} {object}.",
-    "My neighbours often {verb} {object}. How?",
-    "Imagine that we all {verb} {object}. Then what?",
+)
+# So many that what is asked for has to be found by where it stands, not by the words around it.
+COMPOSED_PHRASINGS = tuple(
+    f"{first} {second} {{verb}} {{object}}{last}"
+    for parts in tomllib.loads((resources.files("matrix_py.embedded") / "phrasings.toml").read_text("utf-8"))["composed"]
+    for first in parts["first"]
+    for second in parts["second"]
+    for last in parts["last"]
 )
 HELD_OUT_PHRASINGS = (
     "Can you show me how one would {verb} {object}?",

@@ -28,7 +28,9 @@ from matrix_py.prompts import Prompts
 VOCABULARY_SCENES, MERGES, CHUNK, LENGTH, ROWS = 200, 4700, 16, 640, 4
 # How often a listed word counts for the vocabulary.
 _WORD_WEIGHT = 6
-PEAK_RATE, WARMUP, DECAY = 4e-4, 100, 0.05
+# Replies of fewer tokens count as if they had so many, but no token for more than that of others.
+_FULL, _MOST = 24, 6.0
+PEAK_RATE, WARMUP, DECAY = 5e-4, 100, 0.05
 # Of embeddings. Adam makes steps of one size of gradients of any: with its usual epsilon, all rare words would be pushed the same way, away
 # from what is likely, until they cannot be told apart and are not copied any more.
 EMBEDDING_RATE, EMBEDDING_EPSILON = 0.3, 1e-4
@@ -74,12 +76,17 @@ class Encoder:
         [self._bos, self._end] = self._encode(END, True)
 
     def turn(self, example: Example) -> list[tuple[int, float]]:
-        """Return a turn's tokens: weight 1 for what is to be said, little for what the prompt was filled with, 0 for the rest."""
+        """Return a turn's tokens with their weights.
+
+        1 or more for what is to be said, so that a name or a verdict counts for something beside a plan; little for what the prompt was
+        filled with; 0 for the rest.
+        """
         tokens = [(self._bos, 0.0)]
         for text, trusted in example.segments:
             tokens += [(token, 0.0 if trusted else FILLED) for token in self._encode(text, trusted)[1:]]
-        tokens += [(token, 1.0) for token in self._encode(example.completion, False)[1:]]
-        return [*tokens, (self._end, 1.0)]
+        said = [*self._encode(example.completion, False)[1:], self._end]
+        weight = min(max(_FULL / len(said), 1.0), _MOST)
+        return tokens + [(token, weight) for token in said]
 
 
 def chunk(corpus: Corpus, encoder: Encoder, number: int) -> list[Pack]:
@@ -172,7 +179,7 @@ def train(folder: Path, *, scenes: int, seed: int, save_every: int) -> None:
 @torch.no_grad()
 def _validate(network: Network, rows: list[Pack]) -> float:
     # Of what is to be said alone.
-    spoken = [replace(row, weights=[weight if weight == 1.0 else 0.0 for weight in row.weights]) for row in rows]
+    spoken = [replace(row, weights=[float(weight >= 1.0) for weight in row.weights]) for row in rows]
     losses = [loss_of(network, spoken[at : at + ROWS]).item() for at in range(0, len(spoken), ROWS)]
     return sum(losses) / len(losses)
 
@@ -180,7 +187,7 @@ def _validate(network: Network, rows: list[Pack]) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="where state, vocabulary and model go")
-    parser.add_argument("--scenes", type=int, default=3600, help="scenes to learn from [default: %(default)s]")
+    parser.add_argument("--scenes", type=int, default=2240, help="scenes to learn from [default: %(default)s]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=int, default=10, help="chunks of scenes between two saved states [default: %(default)s]")
