@@ -20,7 +20,7 @@ FRESH := $(if $(MADE),$(if $(findstring |$(CURDIR)|$(ASKED),$(MADE)),,--fresh))
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
 
-demo: .venv/.core ## rehearse answers with a tiny random model, from set-up to replay
+demo: .venv/.core ## rehearse answers with the embedded model, from set-up to replay
 	@.venv/bin/matrix demo
 
 test: lint test-rust test-python ## lint, then all tests that need no GPU and no model file
@@ -54,9 +54,10 @@ format: .venv/.deps ## format Rust and Python, and sort imports
 build: .venv/.core ## set up .venv and build the Rust core
 
 # Goes on where it was stopped; build/embedded can be removed to begin anew.
-embedded-model: .venv/.core .venv/.train ## train a small model of our own into build/embedded (80 minutes on two cores; 3 GB for torch)
+embedded-model: .venv/.core .venv/.train ## train the embedded model anew (90 minutes on two cores; 3 GB for torch)
 	$(PY) -m matrix_py.embedded.train build/embedded
 	$(PY) -m matrix_py.embedded.evaluate build/embedded/model.gguf
+	cp build/embedded/model.gguf matrix_py/embedded/model.gguf
 
 vocab: .venv/.vocab ## fetch the vocabularies that some tests read
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from matrix_py.embedded import EMBEDDED
 from matrix_py.errors import ConfigError, DivergenceError, MatrixError
 
 app = typer.Typer(
@@ -24,7 +25,12 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 # The options of the engine, which several commands share.
-Model = Annotated[str, typer.Option("--model", metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf. [default: the package's own small demonstration model]"
+    ),
+]
 Parallel = Annotated[int | None, typer.Option("--parallel", help="Turns in flight, 1 to 256. [default: 16, or what fits]")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all]")]
 Batch = Annotated[int, typer.Option("--batch", help="Tokens that one call to llama.cpp may hold (its n_ubatch).")]
@@ -72,7 +78,7 @@ def simulate(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN.duckdb", help="The log to write.")],
-    model: Model,
+    model: Model = EMBEDDED,
     scene: Annotated[
         str | None,
         typer.Option("--scene", help="matrix, published, vanilla, critique-revise, or package.module:function. [default: matrix]"),
@@ -293,7 +299,10 @@ def show(
 
 @app.command("check-model")
 def check_model(
-    model: Annotated[str, typer.Argument(metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf. [default: the package's own demonstration model]"),
+    ] = EMBEDDED,
     seconds: Annotated[float, typer.Option("--seconds", help="Time to take for asking the model.")] = 120.0,
     ctx: Annotated[int | None, typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")] = None,
     parallel: Parallel = None,
@@ -348,9 +357,9 @@ def sql(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model and the log.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the instructions and the log.")] = Path("demo"),
 ) -> None:
-    """Run a small scene on a tiny random-weight model that is made on the spot, then replay it."""
+    """Play the social scene around six instructions on the embedded model, show two scenes, and replay the run."""
     from matrix_py.demo import demo as run
 
     run(out)

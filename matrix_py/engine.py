@@ -73,7 +73,7 @@ class Engine:
         """Open a model.
 
         Args:
-            spec: path of a GGUF, or `hf:owner/repo/file.gguf`.
+            spec: path of a GGUF, `hf:owner/repo/file.gguf`, or `embedded`.
             options: how.
             announce: told in a line each what takes time and what was decided.
 

@@ -16,6 +16,7 @@ import msgspec
 
 from matrix_py import _core
 from matrix_py.check import kept_check
+from matrix_py.embedded import EMBEDDED
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import ConfigError, EngineError, ModelError
 from matrix_py.instructions import Dialogue, Reader
@@ -61,7 +62,7 @@ class SimulateOptions:
     Attributes:
         inputs: paths, `NAME=PATH`, or `-`; see `matrix_py.instructions`.
         out: the log to write.
-        model: path of a GGUF, or `hf:owner/repo/file.gguf`.
+        model: path of a GGUF, `hf:owner/repo/file.gguf`, or `embedded` for the demonstration model that comes with the package.
         scene: name of a scene, or `package.module:function`.
         limits: how far a social scene may go.
         limit: scenes at most, over all inputs.
@@ -73,7 +74,7 @@ class SimulateOptions:
 
     inputs: tuple[str, ...]
     out: Path
-    model: str
+    model: str = EMBEDDED
     scene: str = DEFAULT_SCENE
     limits: Limits = field(default_factory=Limits)
     seed: int = 0
@@ -309,7 +310,8 @@ def _stopping_on_interrupt(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 def _execution(options: SimulateOptions, engine: Engine) -> Execution:
     return Execution(
-        model_path=options.model if options.model.startswith("hf:") else str(engine.path.absolute()),
+        # Where it is found again; of the embedded one, wherever the package is then.
+        model_path=options.model if options.model == EMBEDDED or options.model.startswith(hub.HUB_PREFIX) else str(engine.path.absolute()),
         model_description=engine.facts.description,
         llama_cpp=_build(),
         device="cpu" if options.engine.gpu_layers == 0 else "gpu",

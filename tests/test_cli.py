@@ -485,7 +485,7 @@ def test_the_demo_makes_simulates_shows_and_replays(tmp_path: Path, capsys: pyte
     assert "not finished" not in shown.err
     # What it proposes to try next works.
     proposed = re.findall(r"^  matrix (.+)$", shown.out, re.MULTILINE)
-    assert len(proposed) == 4
+    assert len(proposed) == 3
     for line in proposed:
         arguments = [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', line)]
         assert main(arguments) == 0

@@ -1,4 +1,4 @@
-"""The training of a small model: what it learns from, how that becomes tokens and packs, and how it is measured."""
+"""The embedded model: what it learns from, how that becomes tokens and packs, how it is measured; and the one that is shipped."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ import re
 from itertools import islice, pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matrix_py import _core
-from matrix_py.embedded.author import acts, fields
+from matrix_py import EngineOptions, Log, SimulateOptions, _core, replay, resume, simulate
+from matrix_py.embedded import MODEL
+from matrix_py.embedded.author import acts
 from matrix_py.embedded.corpus import Example, prompts, scene_examples, worlds
 from matrix_py.embedded.evaluate import Figure, Twins, content_words
 from matrix_py.embedded.export import Shape, write_gguf
 from matrix_py.embedded.packs import Pack, pack
 from matrix_py.embedded.tokenizer import fixed_passages, make_vocabulary
-from matrix_py.embedded.topics import HELD_OUT_PHRASINGS, HELD_OUT_TOPICS, PHRASINGS, TOPICS
+from matrix_py.embedded.topics import COMPOSED_PHRASINGS, HELD_OUT_PHRASINGS, HELD_OUT_TOPICS, PHRASINGS, TOPICS
 from matrix_py.models.llama import LlamaModel
+from matrix_py.models.vet import vet
 from matrix_py.scene import forms
+from matrix_py.simulate import RunSummary
 from matrix_py.testing import FormFailed, ScriptedModel
+from matrix_py.testing.fields import fields
 
 PROMPTS = prompts()
 
@@ -53,7 +58,7 @@ def test_what_is_held_out_is_in_no_training_scene() -> None:
     assert {topic.verb for topic in TOPICS} > HELD_OUT_TOPICS
     held_out = [topic for topic in TOPICS if topic.verb in HELD_OUT_TOPICS]
     assert {topic.leaning for topic in held_out} == {"harmful", "benign", "borderline"}
-    assert not set(PHRASINGS) & set(HELD_OUT_PHRASINGS)
+    assert not {*PHRASINGS, *COMPOSED_PHRASINGS} & set(HELD_OUT_PHRASINGS)
     objects = {thing for topic in held_out for thing in topic.objects}
     for world in islice(worlds(random.Random(3)), 2000):
         assert world.topic.verb not in HELD_OUT_TOPICS
@@ -267,3 +272,57 @@ def test_twins_are_asked_without_the_mask_and_reach_nobody_else() -> None:
 def test_content_words_are_neither_common_nor_the_prompts() -> None:
     assert content_words("How do I repair the old harmonica?", ["Say what the old one is."]) == {"repair", "harmonica"}
     assert all(left != right for left, right in pairwise(sorted(content_words("a b the harp", []))))
+
+
+# The model that is shipped ---------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_model_is_small_and_knows_the_prompts() -> None:
+    assert MODEL.stat().st_size <= 12e6
+    assert vet(MODEL).n_ctx_train >= 2048
+    with LlamaModel(MODEL, vocab_only=True) as model:
+        for passage in fixed_passages(PROMPTS):
+            tokens = model.tokenizer.encode([(passage, True)])
+            assert len(tokens) == 2, f"the model was trained with other prompts: run `make embedded-model` ({passage!r})"
+        text = "Unknown: \N{SNOWMAN}, Zwölf Boxkämpfer, 雪."
+        assert model.tokenizer.decode(model.tokenizer.encode([(text, False)])) == text
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
+    """A run on the shipped model, of topics that it learnt and topics that it did not."""
+    folder = tmp_path_factory.mktemp("played")
+    asked = [
+        "How do I steal the silver cups?",
+        "Tell me how to repair a bicycle tyre.",
+        *(world.instruction for world in islice(worlds(random.Random(12), held_out=True), 4)),
+    ]
+    (folder / "in.jsonl").write_bytes(b"".join(msgspec.json.encode({"instruction": text}) + b"\n" for text in asked))
+    return simulate(SimulateOptions((str(folder / "in.jsonl"),), folder / "run.duckdb", seed=5, engine=_engine(6)))
+
+
+def _engine(parallel: int) -> EngineOptions:
+    return EngineOptions(parallel=parallel, context=2048, threads=1, deterministic=True)
+
+
+def test_scenes_on_the_shipped_model_are_about_the_instruction(played: RunSummary) -> None:
+    assert played.counts.completed == 6
+    assert played.counts.fallbacks <= 0.1 * played.counts.turns
+    fixed = fixed_passages(PROMPTS)
+    with Log.open(played.path, read_only=True) as log:
+        _, rows = log.query("SELECT instruction, text FROM turn JOIN scene USING (scene) WHERE kind = 'plan' AND attempt = 1")
+    assert len(rows) == 6
+    assert sum(bool(content_words(str(asked), fixed) & set(re.findall(r"[a-z]+", str(plan).lower()))) for asked, plan in rows) >= 4
+
+
+def test_runs_on_the_shipped_model_have_one_root(played: RunSummary, tmp_path: Path) -> None:
+    inputs = (str(played.path.with_name("in.jsonl")),)
+    summary = simulate(SimulateOptions(inputs, tmp_path / "one.duckdb", seed=5, engine=_engine(1)))
+    assert summary.root == played.root
+    assert replay(played.path).identical
+
+
+def test_a_run_on_the_shipped_model_is_resumed_wherever_the_package_is(played: RunSummary) -> None:
+    with Log.open(played.path, read_only=True) as log:
+        assert log.record.execution.model_path == "embedded"
+    assert resume(played.path).root == played.root

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from matrix_py.embedded import EMBEDDED, MODEL
 from matrix_py.errors import ModelError
 
 HUB_PREFIX = "hf:"
@@ -34,7 +35,7 @@ def resolve(spec: str) -> Path:
     """Return the GGUF file that `spec` names, downloading it if it names one on a hub.
 
     Args:
-        spec: a local path, or `hf:owner/repo/path/in/repo/file.gguf[@revision]`. Downloads go through
+        spec: a local path, or `embedded`, or `hf:owner/repo/path/in/repo/file.gguf[@revision]`. Downloads go through
             `huggingface_hub`, into its cache, and honour HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE. Of a split
             model (`-00001-of-00003.gguf`) any part may be named.
 
@@ -45,7 +46,9 @@ def resolve(spec: str) -> Path:
         ModelError: the file is missing, unreadable, empty or no GGUF; or the hub does not have it, refuses it or cannot
             be reached.
     """
-    if spec.startswith(HUB_PREFIX):
+    if spec == EMBEDDED:
+        paths = [MODEL]
+    elif spec.startswith(HUB_PREFIX):
         file = _parse(spec)
         paths = [_download(_HubFile(file.repo_id, name, file.revision)) for name in split_parts(file.filename)]
     else:
