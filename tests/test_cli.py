@@ -24,6 +24,7 @@ from matrix_py.models.llama import supports_gpu
 from matrix_py.replay import replay
 from matrix_py.scene.registry import SCENES
 from matrix_py.simulate import RunSummary
+from matrix_py.store import Log
 from matrix_py.testing import ScriptedModel
 from matrix_py.testing.random_gguf import write_random_gguf
 
@@ -490,6 +491,13 @@ def test_the_demo_makes_simulates_shows_and_replays(tmp_path: Path, capsys: pyte
         arguments = [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', line)]
         assert main(arguments) == 0
         assert capsys.readouterr().out
+
+
+def test_without_a_model_the_embedded_one_runs(input_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run.duckdb"
+    assert main(["simulate", str(input_file), "--out", str(out), "--scene", "vanilla", "--limit", "1", "--ctx", "512", "-q"]) == 0
+    with Log.open(out, read_only=True) as log:
+        assert (log.record.execution.model_path, log.record.config.deterministic) == ("embedded", True)
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(
