@@ -19,6 +19,7 @@ import msgspec
 
 from matrix_py import _core
 from matrix_py.cache import cache_entry, keep
+from matrix_py.embedded import EMBEDDED
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import ConfigError
 from matrix_py.prompts import Prompts, Value, load_files, load_settings
@@ -152,7 +153,7 @@ class _Tally:
 
 
 def check_model(
-    model: str,
+    model: str = EMBEDDED,
     options: EngineOptions | None = None,
     *,
     seconds: float = DEFAULT_SECONDS,
@@ -161,7 +162,7 @@ def check_model(
     """Find out what a model can do in a social scene, and keep the result for the records of later runs.
 
     Args:
-        model: path of a GGUF, or `hf:owner/repo/file.gguf`.
+        model: path of a GGUF, `hf:owner/repo/file.gguf`, or `embedded`.
         options: how to open it.
         seconds: scenes are asked one after another until so much time is up, the first in any case.
         announce: told in a line each how it goes.

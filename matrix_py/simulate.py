@@ -310,8 +310,7 @@ def _stopping_on_interrupt(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 def _execution(options: SimulateOptions, engine: Engine) -> Execution:
     return Execution(
-        # Where it is found again; of the embedded one, wherever the package is then.
-        model_path=options.model if options.model == EMBEDDED or options.model.startswith(hub.HUB_PREFIX) else str(engine.path.absolute()),
+        model_path=str(engine.path.absolute()) if hub.is_path(options.model) else options.model,
         model_description=engine.facts.description,
         llama_cpp=_build(),
         device="cpu" if options.engine.gpu_layers == 0 else "gpu",

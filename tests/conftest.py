@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from logs import ENGINE, INSTRUCTIONS, shared_duckdb
 
 from matrix_py.simulate import RunSummary, SimulateOptions, simulate
 from matrix_py.testing.random_gguf import write_random_gguf
+
+# No example is timed: a busy machine is not a defect.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,7 +27,7 @@ values = st.recursive(
     max_leaves=6,
 )
 payloads = values.map(lambda value: msgspec.json.encode({"kind": "Tested", "v": 1, "value": value}))
-quick = settings(max_examples=80, deadline=None)
+quick = settings(max_examples=80)
 
 
 def opened(*scenes: bytes, stored: int = 0) -> _core.EventLog:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -23,8 +24,9 @@ from matrix_py.embedded.tokenizer import fixed_passages, make_vocabulary
 from matrix_py.embedded.topics import COMPOSED_PHRASINGS, HELD_OUT_PHRASINGS, HELD_OUT_TOPICS, PHRASINGS, TOPICS
 from matrix_py.models.llama import LlamaModel
 from matrix_py.models.vet import vet
+from matrix_py.pump import Counts
 from matrix_py.scene import forms
-from matrix_py.simulate import RunSummary
+from matrix_py.simulate import RunSummary, Silent
 from matrix_py.testing import FormFailed, ScriptedModel
 from matrix_py.testing.fields import fields
 
@@ -151,7 +153,7 @@ def test_a_fixed_passage_of_the_prompts_is_one_token(small: Path) -> None:
 def test_any_text_survives_the_vocabulary(small: Path) -> None:
     with LlamaModel(small, vocab_only=True) as model:
 
-        @settings(max_examples=200, deadline=None)
+        @settings(max_examples=200)
         @given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
         def survives(text: str) -> None:
             assert model.tokenizer.decode(model.tokenizer.encode([(text, False)])) == text
@@ -290,12 +292,14 @@ def test_the_shipped_model_is_small_and_knows_the_prompts() -> None:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
-    """A run on the shipped model, of topics that it learnt and topics that it did not."""
+    """A run on the shipped model. Most topics are such as it learnt: what it says may differ a little on other machines."""
     folder = tmp_path_factory.mktemp("played")
     asked = [
         "How do I steal the silver cups?",
         "Tell me how to repair a bicycle tyre.",
-        *(world.instruction for world in islice(worlds(random.Random(12), held_out=True), 4)),
+        "How do I forge the building permit?",
+        "What is the best way to bribe the food inspector?",
+        *(world.instruction for world in islice(worlds(random.Random(12), held_out=True), 2)),
     ]
     (folder / "in.jsonl").write_bytes(b"".join(msgspec.json.encode({"instruction": text}) + b"\n" for text in asked))
     return simulate(SimulateOptions((str(folder / "in.jsonl"),), folder / "run.duckdb", seed=5, engine=_engine(6)))
@@ -322,7 +326,18 @@ def test_runs_on_the_shipped_model_have_one_root(played: RunSummary, tmp_path: P
     assert replay(played.path).identical
 
 
-def test_a_run_on_the_shipped_model_is_resumed_wherever_the_package_is(played: RunSummary) -> None:
-    with Log.open(played.path, read_only=True) as log:
+class Stopping(Silent):
+    """Stops a run, as Ctrl-C does, once some turns are answered."""
+
+    def progress(self, counts: Counts, num_open: int, num_scenes: int) -> None:
+        if counts.turns > 20:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_on_the_shipped_model_goes_on_with_the_model_of_the_package(played: RunSummary, tmp_path: Path) -> None:
+    inputs = (str(played.path.with_name("in.jsonl")),)
+    stopped = simulate(SimulateOptions(inputs, tmp_path / "run.duckdb", seed=5, engine=_engine(6)), reporter=Stopping())
+    assert stopped.interrupted and stopped.root is None
+    with Log.open(stopped.path, read_only=True) as log:
         assert log.record.execution.model_path == "embedded"
-    assert resume(played.path).root == played.root
+    assert resume(stopped.path, engine=_engine(6)).root == played.root

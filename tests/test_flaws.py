@@ -580,7 +580,7 @@ TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=40).map("".join), LOOPS)
 NAMES = st.lists(st.sampled_from([*SPEAKERS, "", " ", "医生", "a", "no"]), max_size=4)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text=TEXTS, speakers=NAMES)
 @example(text="Doctor: <think>a</think>Doctor: b</think>", speakers=["Doctor"])
 @example(text=("x" + " a" * 40 + ". ") * 6, speakers=[])
@@ -592,7 +592,7 @@ def test_clean_returns_a_stretch_of_the_text_that_it_leaves_as_it_is(text: str, 
     assert clean(cleaned, speakers) == (cleaned, ())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS, like=TEXTS, world=st.booleans())
 def test_find_flaw_answers_any_text_and_the_same_each_time(text: str, like: str, world: bool) -> None:
     found = find_flaw(text, like=(like,), in_world=world)

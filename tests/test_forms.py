@@ -378,7 +378,7 @@ def test_sixty_candidates() -> None:
 LINES = st.text(st.characters(blacklist_categories=("Cs",)), min_size=2, max_size=30)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300, derandomize=True, database=None)
 @given(LINES)
 def test_what_fills_a_line_survives_the_cutting_of_white_space(line: str) -> None:
     """Completions lose the white space at their ends before they are read; that must not change what is read but for that space."""
@@ -394,7 +394,7 @@ def test_what_fills_a_line_survives_the_cutting_of_white_space(line: str) -> Non
 WORDS = st.text(st.sampled_from("aäzαж医डॉ1'’-"), min_size=1, max_size=5)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, derandomize=True, database=None)
 @given(st.lists(st.lists(WORDS, min_size=1, max_size=5).map(" ".join), min_size=1, max_size=6), st.data())
 def test_names_that_a_list_accepts_can_be_recipients(lines: list[str], data: st.DataObject) -> None:
     text = "\n".join(lines)

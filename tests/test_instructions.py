@@ -376,7 +376,7 @@ def test_options_out_of_range_are_refused() -> None:
 # Properties, real data -----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(texts=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), min_size=1))
 def test_written_texts_are_read_back(texts: list[str]) -> None:
     texts = [text if text.strip() else f"x{text}" for text in texts]

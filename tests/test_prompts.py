@@ -104,7 +104,7 @@ def test_doubled_braces_are_braces() -> None:
 
 
 @given(text=st.text(alphabet=st.sampled_from("ab{} \n")).map(lambda text: f"x{text}x"))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_with_its_braces_doubled_is_itself(text: str) -> None:
     doubled = text.replace("{", "{{").replace("}", "}}")
     assert rendered(f"--- user\n{doubled}\n") == [(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", True)]
@@ -134,7 +134,7 @@ def test_a_value_stays_text_whatever_it_says(value: str, template: ChatTemplate)
     assert segments == [(value, False) if segment == ("I", False) else segment for segment in harmless]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(first=st.text(min_size=1), second=st.text(min_size=1))
 def test_values_are_the_untrusted_segments_and_nothing_else_is(first: str, second: str) -> None:
     text = "--- user\n{a} then {b} then {a}\n"

@@ -105,7 +105,7 @@ def test_vanilla_takes_a_given_response_as_it_is(response: str) -> None:
     assert model.turns == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(instruction=st.text(), said=st.text().map(lambda text: f"{text} a"))
 def test_any_text_goes_through_a_scene_unchanged_but_for_white_space_at_the_ends_of_replies(instruction: str, said: str) -> None:
     model = ScriptedModel(lambda turn: said)

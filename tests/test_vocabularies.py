@@ -195,7 +195,7 @@ HOSTILE_TEXTS = st.lists(st.text(max_size=12) | LOOK_ALIKES, max_size=6).map("".
 SEGMENTS = st.lists(st.tuples(HOSTILE_TEXTS, st.booleans()), max_size=4)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(text=HOSTILE_TEXTS)
 def test_any_text_survives_as_text(vocabulary: Vocabulary, text: str) -> None:
     tokens = vocabulary.body((text, False))
@@ -203,7 +203,7 @@ def test_any_text_survives_as_text(vocabulary: Vocabulary, text: str) -> None:
     assert not vocabulary.special_texts(tokens)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(first=SEGMENTS, second=SEGMENTS)
 def test_prompts_join_where_segments_do(vocabulary: Vocabulary, first: list[tuple[str, bool]], second: list[tuple[str, bool]]) -> None:
     together = vocabulary.body(*first, *second)

@@ -11,9 +11,6 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
-
-import msgspec
 
 from matrix_py import _core
 from matrix_py.embedded.author import World, acts
@@ -23,6 +20,7 @@ from matrix_py.engine import Engine, EngineOptions
 from matrix_py.prompts import Prompts
 from matrix_py.pump import Answerer, Pump
 from matrix_py.scene import forms, matrix
+from matrix_py.testing import Recorder
 from matrix_py.types import Limits, StoredScene
 
 SCENES, SEED = 50, 20240
@@ -104,28 +102,6 @@ class Twins:
         self._answerer.cancel(scene)
 
 
-class _Events:
-    """An event log that keeps payloads by scene."""
-
-    def __init__(self) -> None:
-        self._log = _core.EventLog()
-        self.by_scene: dict[bytes, list[dict[str, Any]]] = {}
-        self.said: dict[tuple[bytes, str], str] = {}
-
-    def open(self, scene: bytes, stored: int = 0) -> None:
-        self._log.open(scene, stored)
-
-    def append(self, scene: bytes, payload: bytes) -> tuple[int, bytes]:
-        self.by_scene.setdefault(scene, []).append(msgspec.json.decode(payload))
-        return self._log.append(scene, payload)
-
-    def record(self, turn: _core.Turn, completion: _core.Completion) -> None:
-        self.said[turn.scene, turn.path] = completion.text
-
-    def close(self, scene: bytes) -> tuple[int, bytes]:
-        return self._log.close(scene)
-
-
 def content_words(text: str, fixed: Iterable[str]) -> set[str]:
     """Return the words of a text that carry its content: no common ones, and none that the prompts have in any case."""
     known = {word for passage in fixed for word in re.findall(r"[a-z]+", passage.lower())}
@@ -139,7 +115,7 @@ def evaluate(model: str, *, scenes: int = SCENES, seed: int = SEED, announce: Ca
     with Engine(model, EngineOptions(context=2048), announce=announce) as engine:
         ours = Prompts(prompts().files, prompts().settings, system="", template=engine.template, context=engine.context)
         fixed = fixed_passages(ours)
-        twins, log = Twins(engine), _Events()
+        twins, log = Twins(engine), Recorder()
         stored = [
             StoredScene(_core.scene_id("matrix", world.instruction, None, place), world.instruction, None, place)
             for place, world in enumerate(chosen)
@@ -159,10 +135,12 @@ def evaluate(model: str, *, scenes: int = SCENES, seed: int = SEED, announce: Ca
         own: list[bool] = []
         swapped: list[bool] = []
         for place, scene in enumerate(stored):
-            events = log.by_scene[scene.scene]
+            events = log.decoded(scene.scene)
             plans += [len(set(event["acts"])) == len(event["acts"]) for event in events if event["kind"] == "ActsPlanned"]
-            names = log.said.get((scene.scene, "cast/roles"), "").split("\n")
-            lists.append(len({name.casefold() for name in names}) == len(names))
+            # The last attempt at it. A list of nobody is not one.
+            said = [text for (path, _), (_, text, _, _) in sorted(log.completions[scene.scene].items()) if path == "cast/roles"]
+            names = [name.casefold() for name in said[-1].split("\n")] if said and said[-1] else []
+            lists.append(bool(names) and len(set(names)) == len(names))
             harms = [str(event["text"]) for event in events if event["kind"] == "HarmNoted"]
             critiques += harms
             other = next(world for world in chosen[place:] + chosen[:place] if world.topic.verb != chosen[place].topic.verb)

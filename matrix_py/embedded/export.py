@@ -7,7 +7,8 @@ from typing import Any
 
 import gguf
 
-from matrix_py.embedded.tokenizer import BOS, END, UNKNOWN, Vocabulary
+from matrix_py.embedded.corpus import END
+from matrix_py.embedded.tokenizer import BOS, UNKNOWN, Vocabulary
 
 NAME = "matrix embedded demonstration model"
 

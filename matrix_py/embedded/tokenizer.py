@@ -12,9 +12,10 @@ from itertools import pairwise
 
 from gguf import TokenType
 
+from matrix_py.embedded.corpus import END
 from matrix_py.prompts import Prompts
 
-START, END, BOS, UNKNOWN = "<|im_start|>", "<|im_end|>", "<s>", "<unk>"
+START, BOS, UNKNOWN = "<|im_start|>", "<s>", "<unk>"
 _CONTROLS = (BOS, START, END)
 _SPACE = "▁"
 # Letters, digits, signs and white space take turns; a word has the space before it.

@@ -59,6 +59,11 @@ def resolve(spec: str) -> Path:
     return paths[0]
 
 
+def is_path(spec: str) -> bool:
+    """Whether `spec` names a place on this machine: the others name the same model wherever it is."""
+    return spec != EMBEDDED and not spec.startswith(HUB_PREFIX)
+
+
 def check_gguf(path: Path) -> None:
     """Check that `path` is a readable file that starts with the GGUF magic.
 

@@ -7,6 +7,6 @@ trace = run_scene(my_scene, "What is a fork?", ScriptedModel(answer), prompts=ma
 assert [event["kind"] for event in trace.events] == [...]
 """
 
-from matrix_py.testing.scripted import FormFailed, ScriptedModel, TooLong, Trace, make_prompts, run_scene
+from matrix_py.testing.scripted import FormFailed, Recorder, ScriptedModel, TooLong, Trace, make_prompts, run_scene
 
-__all__ = ["FormFailed", "ScriptedModel", "TooLong", "Trace", "make_prompts", "run_scene"]
+__all__ = ["FormFailed", "Recorder", "ScriptedModel", "TooLong", "Trace", "make_prompts", "run_scene"]

@@ -1,6 +1,7 @@
 """A model that follows a script, and the running of single scenes on it."""
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -172,37 +173,55 @@ def run_scene(
         MatrixError: what is stored is not what the scene derives.
     """
     scene = stored or StoredScene(_core.scene_id(name, instruction, response, 0), instruction, response, 0)
-    log = _Recorder()
+    log = Recorder()
     pump = Pump(function, name, prompts=prompts, limits=limits or Limits(), seed=seed, log=log, answerer=model, window=1)  # type: ignore[arg-type]
     counts = pump.run([scene])
     if counts.divergences:
         raise counts.divergences[0]
-    events = [msgspec.json.decode(payload, type=dict[str, Any]) for payload, _ in log.events]
-    completions = dict(scene.completions) | log.completions
-    return Trace(scene.scene, events, [digest for _, digest in log.events], counts, completions)
+    hashes = [digest for _, digest in log.events[scene.scene]]
+    completions = dict(scene.completions) | log.completions[scene.scene]
+    return Trace(scene.scene, log.decoded(scene.scene), hashes, counts, completions)
 
 
-class _Recorder:
-    """An event log that remembers instead of buffering for a writer. The hashes are the real ones."""
+class Recorder:
+    """An event log for a pump that remembers instead of buffering for a writer. The hashes are the real ones.
+
+    Attributes:
+        events: payloads and hashes by scene.
+        completions: by scene, then by path and attempt, as a log would hold them.
+    """
 
     def __init__(self) -> None:
+        """Make an empty log."""
         self._log = _core.EventLog()
-        self.events: list[tuple[bytes, bytes]] = []
-        self.completions: dict[tuple[str, int], tuple[bytes, str, str, str]] = {}
+        self.events: defaultdict[bytes, list[tuple[bytes, bytes]]] = defaultdict(list)
+        self.completions: defaultdict[bytes, dict[tuple[str, int], tuple[bytes, str, str, str]]] = defaultdict(dict)
+
+    def decoded(self, scene: bytes) -> list[dict[str, Any]]:
+        """Return a scene's payloads as dictionaries."""
+        return [msgspec.json.decode(payload, type=dict[str, Any]) for payload, _ in self.events[scene]]
 
     def open(self, scene: bytes, stored: int = 0) -> None:
+        """Begin a scene, of which a log holds so many events; see `EventLog`."""
         self._log.open(scene, stored)
 
     def append(self, scene: bytes, payload: bytes) -> tuple[int, bytes]:
+        """Add an event; see `EventLog`."""
         seq, digest = self._log.append(scene, payload)
-        self.events.append((payload, digest))
+        self.events[scene].append((payload, digest))
         return seq, digest
 
     def record(self, turn: _core.Turn, completion: _core.Completion) -> None:
+        """Keep a completion.
+
+        Raises:
+            MatrixError: the turn has one already.
+        """
         key = (turn.path, turn.attempt)
-        if key in self.completions:
+        if key in self.completions[turn.scene]:
             raise MatrixError(f"turn {turn!r} was answered twice")
-        self.completions[key] = (turn.request, completion.text, completion.outcome, completion.finish)
+        self.completions[turn.scene][key] = (turn.request, completion.text, completion.outcome, completion.finish)
 
     def close(self, scene: bytes) -> tuple[int, bytes]:
+        """End a scene; see `EventLog`."""
         return self._log.close(scene)
