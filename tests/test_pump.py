@@ -232,7 +232,7 @@ def undisturbed(plan: Plan, num_scenes: int) -> tuple[dict[bytes, list[bytes]], 
 # Program order --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plan=PLANS, window=st.integers(1, 4), shuffle=st.integers(0, 2**32), at_once=st.sampled_from([1, 2, 3, None]))
 def test_arrival_order_and_batching_leave_no_trace(plan: Plan, window: int, shuffle: int, at_once: int | None) -> None:
     expected, _ = undisturbed(plan, 3)
@@ -397,7 +397,7 @@ def test_what_was_asked_is_counted_by_kind_of_turn() -> None:
     assert (replayed.turns, replayed.live, replayed.live_turns, replayed.generated_tokens) == (10, {}, 0, 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(plan=PLANS)
 def test_flaws_and_fallbacks_are_counted_as_their_events_say_live_and_replayed(plan: Plan) -> None:
     scenes = new_scenes(3)
@@ -551,7 +551,7 @@ def test_a_scene_may_catch_that_a_prompt_is_too_long() -> None:
 # Resume ---------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(plan=PLANS, shuffle=st.integers(0, 2**32), at_once=st.sampled_from([1, 2, None]), data=st.data())
 def test_resume_after_an_error_at_any_turn_ends_as_an_undisturbed_run(
     plan: Plan, shuffle: int, at_once: int | None, data: st.DataObject
@@ -659,7 +659,7 @@ def test_resume_hands_the_writer_only_what_is_new() -> None:
         assert (len(batches[2]), len(batches[3])) == (completions, events)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(plan=PLANS)
 def test_replay_needs_no_answerer_and_derives_the_same(plan: Plan) -> None:
     expected, _ = undisturbed(plan, 3)
@@ -829,7 +829,7 @@ def test_scene_code_that_catches_everything_does_not_hide_a_divergence(seq: int)
 # The window -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     window=st.integers(1, 6),
     num_scenes=st.integers(0, 15),
@@ -1014,7 +1014,7 @@ def test_turns_have_keys_of_their_own_by_seed_scene_path_and_attempt() -> None:
 
 
 @given(choices=st.integers(1, 2**53), name=st.text(max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_draw_is_one_of_its_choices(choices: int, name: str) -> None:
     numbers: list[int] = []
 

@@ -296,7 +296,7 @@ def other(data: st.DataObject, column: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("table", "column"), [(table, column) for table, columns in HASHED.items() for column in columns])
-@settings(max_examples=3, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_change_of_a_hashed_column_is_found(finished: RunSummary, tmp_path: Path, table: str, column: str, data: st.DataObject) -> None:
     path = Path(shutil.copy(finished.path, tmp_path / "changed.duckdb"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from matrix_py.errors import TemplateError
@@ -180,7 +180,6 @@ UNTRIMMED = [template(source) for family, source in FAMILIES.items() if family !
 UNTRIMMED += [load({}, override=name, bos_token="<s>", eos_token="</s>") for name in BUILT_INS]
 
 
-@settings(deadline=None)
 @given(
     chat=st.sampled_from(UNTRIMMED),
     texts=st.lists(st.text(min_size=1).filter(lambda text: "</think>" not in text), min_size=1, max_size=6),
