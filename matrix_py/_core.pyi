@@ -97,7 +97,8 @@ class Sampling:
             repetition_penalty: 1 to 10; positive logits of the last 64 generated tokens are divided by it, negative
                 ones multiplied. 1 leaves them.
             stop: texts that end the turn, none empty; the completion stops before the first of them.
-            form: a Lark grammar that binds the completion. It is parsed when the turn is submitted.
+            form: a Lark grammar that binds the completion. It is parsed when the turn is submitted. Behind a first line
+                `%distinct_lines`, no line of the completion stands twice, whatever number (`2. `) stands before it.
             choices: the two texts between which the form decides, for `Completion.log_odds`, or none. Neither may be
                 empty or the beginning of the other. Nothing is recorded where they begin with the same letter or with a space.
 

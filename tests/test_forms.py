@@ -107,6 +107,13 @@ def test_a_list_has_one_name_a_line_up_to_so_many(most: int) -> None:
     assert not accepts(forms.names(most), "\n".join(f"role {place}" for place in range(most + 1)))
 
 
+def test_no_name_stands_twice_in_a_list_and_no_act_in_a_plan() -> None:
+    assert not accepts(forms.names(3), "owner\nguard\nowner")
+    assert accepts(forms.names(3), "owner\nowners\nown")
+    assert not accepts(forms.plan(2), "1. waits\n2. waits")
+    assert accepts(forms.plan(2), "1. waits\n2. waits again")
+
+
 @pytest.mark.parametrize(
     ("text", "besides", "names"),
     [

@@ -1,6 +1,7 @@
 r"""Forms of the social scene, and the reading of what fills them.
 
-A form is a grammar in llguidance's dialect of Lark. All are bounded and leave no free white space, so that what fills them is read by
+A form is a grammar in llguidance's dialect of Lark, before which there may stand `%distinct_lines`: no line of what fills it, whatever
+number stands before it, is there twice. All are bounded and leave no free white space, so that what fills them is read by
 the form's own separators, never guessed at. Lengths are in characters: a line of 160 is about 40 tokens of English.
 """
 
@@ -14,6 +15,9 @@ from matrix_py.scene.quote import Quote
 _NAME = r"NAME: /\p{L}[\p{L}\p{M}\p{N}'’-]{0,23}( [\p{L}\p{M}\p{N}'’-]{1,24}){0,3}/"
 # Without control characters: Python strips more of them as white space than the grammar knows as such.
 _LINE = r"/[^\s\x00-\x1F\x7F][^\x00-\x1F\x7F]{1,159}/"
+
+# A list that repeats itself is what small models fall into, and no grammar can say of free names that they differ.
+_DISTINCT = "%distinct_lines\n"
 
 NOBODY = "nobody"
 NONE = "none"
@@ -37,14 +41,14 @@ AGELESS_PROFILE_FALLBACK = "Traits: not known\nStatus: not known"
 
 
 def names(most: int) -> str:
-    """Return the form of a list of 1 to `most` names, one a line."""
-    return "start: NAME" + (f' ("\\n" NAME){{0,{most - 1}}}' if most > 1 else "") + f"\n{_NAME}"
+    """Return the form of a list of 1 to `most` names, one a line, no two of them alike."""
+    return f"{_DISTINCT}start: NAME" + (f' ("\\n" NAME){{0,{most - 1}}}' if most > 1 else "") + f"\n{_NAME}"
 
 
 def plan(acts: int) -> str:
-    """Return the form of a plan of exactly so many acts: numbered lines."""
+    """Return the form of a plan of exactly so many acts: numbered lines, no two of them alike."""
     lines = ' "\\n" '.join(f'"{number}. " LINE' for number in range(1, acts + 1))
-    return f"start: {lines}\nLINE: {_LINE}"
+    return f"{_DISTINCT}start: {lines}\nLINE: {_LINE}"
 
 
 def some_of(candidates: Sequence[str]) -> str:

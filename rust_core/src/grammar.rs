@@ -1,4 +1,5 @@
-//! Forms: Lark grammars that bind a completion token by token, through llguidance.
+//! Forms: Lark grammars that bind a completion token by token, through llguidance, and a directive that is ours: a grammar that begins with
+//! the line `%distinct_lines` lets no line of the completion stand twice.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,6 +10,7 @@ use llguidance::earley::SlicedBiasComputer;
 use llguidance::{Matcher, ParserFactory};
 use toktrie::{ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 
+use crate::distinct::{DistinctLines, Spellings, are_distinct};
 use crate::error::{Error, Result};
 use crate::scripted::ByteVocab;
 use crate::vocab::{Token, Tokenizer};
@@ -16,9 +18,12 @@ use crate::vocab::{Token, Tokenizer};
 /// Distinct forms kept compiled. A scene has a handful, but names of roles may be part of them.
 const KEPT_FORMS: usize = 256;
 
+const DISTINCT_LINES: &str = "%distinct_lines\n";
+
 /// Compiles forms for one vocabulary.
 pub struct Grammars {
     factory: ParserFactory,
+    spellings: Arc<Spellings>,
     compiled: HashMap<String, Matcher>,
 }
 
@@ -46,7 +51,7 @@ impl Grammars {
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), slices)
             .map_err(|error| Error::Vocabulary { reason: one_line(&error.to_string()) })?;
         factory.quiet();
-        Ok(Self { factory, compiled: HashMap::new() })
+        Ok(Self { factory, spellings: Arc::new(Spellings::new(env, &ends)), compiled: HashMap::new() })
     }
 
     /// A fresh matcher of that form.
@@ -54,8 +59,14 @@ impl Grammars {
     /// # Errors
     /// [`Error::Form`] when the form is not a grammar.
     pub fn form(&mut self, grammar: &str) -> Result<Form> {
+        let lark = grammar.strip_prefix(DISTINCT_LINES);
+        let distinct = lark.map(|_| DistinctLines::new(Arc::clone(&self.spellings)));
+        Ok(Form { matcher: self.matcher(lark.unwrap_or(grammar))?, distinct })
+    }
+
+    fn matcher(&mut self, grammar: &str) -> Result<Matcher> {
         if let Some(matcher) = self.compiled.get(grammar) {
-            return Ok(Form(matcher.deep_clone()));
+            return Ok(matcher.deep_clone());
         }
         let parser = self.factory.create_parser(TopLevelGrammar::from_lark(grammar.to_owned()));
         let matcher = Matcher::new(parser);
@@ -66,12 +77,15 @@ impl Grammars {
             self.compiled.clear();
         }
         self.compiled.insert(grammar.to_owned(), matcher.deep_clone());
-        Ok(Form(matcher))
+        Ok(matcher)
     }
 }
 
 /// A form as far as a completion has filled it.
-pub struct Form(Matcher);
+pub struct Form {
+    matcher: Matcher,
+    distinct: Option<DistinctLines>,
+}
 
 impl Form {
     /// The tokens that may come next; those that end the answer are among them once the form may end.
@@ -79,7 +93,11 @@ impl Form {
     /// # Errors
     /// The reason, when llguidance gives up (a grammar that explodes).
     pub fn mask(&mut self) -> std::result::Result<SimpleVob, String> {
-        self.0.compute_mask_or_eos().map_err(|error| one_line(&error.to_string()))
+        let mut mask = self.matcher.compute_mask_or_eos().map_err(|error| one_line(&error.to_string()))?;
+        if let Some(distinct) = &self.distinct {
+            distinct.forbid(&mut mask);
+        }
+        Ok(mask)
     }
 
     /// Take a token that the mask allows. True when the form is complete and nothing may follow.
@@ -87,8 +105,11 @@ impl Form {
     /// # Errors
     /// The reason, when llguidance gives up.
     pub fn accept(&mut self, token: Token) -> std::result::Result<bool, String> {
-        self.0.consume_token(token.cast_unsigned()).map_err(|error| one_line(&error.to_string()))?;
-        Ok(self.0.is_stopped())
+        self.matcher.consume_token(token.cast_unsigned()).map_err(|error| one_line(&error.to_string()))?;
+        if let Some(distinct) = &mut self.distinct {
+            distinct.accept(token.cast_unsigned());
+        }
+        Ok(self.matcher.is_stopped())
     }
 }
 
@@ -119,10 +140,13 @@ thread_local! {
 /// # Errors
 /// [`Error::Form`] when the form is not a grammar.
 pub fn accepts(grammar: &str, text: &str) -> Result<bool> {
-    let Form(mut matcher) = OVER_BYTES.with_borrow_mut(|kept| match kept {
+    let Form { mut matcher, distinct } = OVER_BYTES.with_borrow_mut(|kept| match kept {
         Some(grammars) => grammars.form(grammar),
         None => kept.insert(Grammars::over_bytes()?).form(grammar),
     })?;
+    if distinct.is_some() && !are_distinct(text.as_bytes()) {
+        return Ok(false);
+    }
     for byte in text.bytes() {
         // llguidance stops by itself once nothing may follow.
         if matcher.is_stopped() || matcher.try_consume_tokens(&[u32::from(byte)]).unwrap_or(0) == 0 {
@@ -135,6 +159,16 @@ pub fn accepts(grammar: &str, text: &str) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_distinct_where_the_form_says_so() {
+        let lines = "start: LINE (\"\\n\" LINE){0,2}\nLINE: /[a-z. 0-9]+/";
+        assert_eq!(accepts(lines, "1. a\n2. a"), Ok(true));
+        let distinct = format!("{DISTINCT_LINES}{lines}");
+        assert_eq!(accepts(&distinct, "1. a\n2. a"), Ok(false));
+        assert_eq!(accepts(&distinct, "1. a\n2. b"), Ok(true));
+        assert_eq!(accepts(&distinct, "1. a\n"), Ok(false), "the grammar still binds");
+    }
 
     #[test]
     fn a_form_accepts_whole_texts_only() {

@@ -10,13 +10,14 @@
 //! | [`vocab`] | segments of text to tokens and back, with untrusted text kept text |
 //! | [`model`], [`batch`] | what the engine asks of a model; a rectangle of tokens |
 //! | [`llama`], [`scripted`] | the model behind llama.cpp's C functions; a deterministic stand-in that needs no weights |
-//! | [`sampler`], [`grammar`] | the next token from logits; forms, through llguidance |
+//! | [`sampler`], [`grammar`], `distinct` | the next token from logits; forms, through llguidance; lines that may not stand twice |
 //! | [`sequence`], [`slots`], [`prefix`], [`scheduler`] | a turn in flight; the KV streams; reuse of prompt tokens; what to decode next |
 //! | [`engine`] | the batching loop, on a thread of its own |
 //! | [`selftest`] | whether this model gives the same bits in any company |
 //! | `py` | everything that Python sees (feature `python`) |
 
 pub mod batch;
+mod distinct;
 pub mod engine;
 pub mod error;
 pub mod event;

@@ -30,7 +30,7 @@ pub struct Sampling {
     pub repetition_penalty: f32,
     /// Texts that end the turn; the completion stops before the first of them.
     pub stop: Vec<String>,
-    /// A Lark grammar that binds the completion.
+    /// A Lark grammar that binds the completion; see [`crate::grammar`].
     pub form: Option<String>,
     /// The two texts between which the form decides; their log-odds are recorded. Empty: none. Not part of the request's hash: it changes
     /// nothing of what is said.
