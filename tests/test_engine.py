@@ -91,7 +91,7 @@ def test_a_form_binds_the_completion(model: Path) -> None:
 
 
 def test_lines_that_are_to_be_distinct_are(model: Path) -> None:
-    words = "start: WORD (\"\\n\" WORD){5}\nWORD: /[ab]{1,2}/"
+    words = 'start: WORD ("\\n" WORD){5}\nWORD: /[ab]{1,2}/'
     turns = {
         directive: [make_turn(f"{directive}{i}", "Say it.", form=f"{directive}{words}", temperature=0.7, max_tokens=40) for i in range(12)]
         for directive in ("", "%distinct_lines\n")

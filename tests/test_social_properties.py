@@ -110,14 +110,18 @@ class Improviser(ScriptedModel):
             case "roles" | "public":
                 assert turn.sampling.form is not None
                 [most] = re.findall(r"\{0,(\d+)\}\n", turn.sampling.form) or ["0"]
-                return "\n".join(self._name(mark, place, rng) for place in range(rng.randint(1, 1 + int(most))))
+                return "\n".join(dict.fromkeys(self._name(mark, place, rng) for place in range(rng.randint(1, 1 + int(most)))))
             case "profile":
                 age = f"Age: {rng.choice(('none', '4', '40', '104'))}\n" if "Age" in (turn.sampling.form or "") else ""
                 return f"{age}Traits: {self._line(mark, rng)}\nStatus: {self._line(mark, rng)}"
             case "plan":
                 acts = (turn.sampling.form or "").count("LINE") - 1
-                repeated = rng.random() < 0.2
-                return "\n".join(f"{act}. {self._line(mark if repeated else f'{mark} {act}', rng)}" for act in range(1, acts + 1))
+                lines: list[str] = []
+                for act in range(1, acts + 1):
+                    line = self._line(f"{mark} {act}", rng)
+                    # No act stands twice.
+                    lines.append(f"{line[:150]} {act}" if line in lines else line)
+                return "\n".join(f"{act}. {line}" for act, line in enumerate(lines, 1))
             case "feasible":
                 verdict, reason = "yes" if rng.random() < self._temper.yes else "no", self._line(mark, rng)
                 return (
