@@ -67,6 +67,7 @@ class Twins:
         self._forms: dict[tuple[bytes, str, int], str] = {}
         self.masked: list[bool] = []
         self.unmasked: list[bool] = []
+        self.distinct: list[bool] = []
 
     def submit(self, turns: list[_core.Turn]) -> None:
         """Queue turns and their twins."""
@@ -94,7 +95,11 @@ class Twins:
                 if turn.sampling.form is not None and not isinstance(completion, Exception):
                     self.masked.append(completion.outcome == "text")
             elif not isinstance(completion, Exception):
-                self.unmasked.append(_core.form_accepts(form, completion.text.strip()))
+                text = completion.text.strip()
+                self.unmasked.append(_core.form_accepts(form, text))
+                if form.startswith("%distinct_lines"):
+                    lines = [re.sub(r"^\d+\. ", "", line).casefold() for line in text.split("\n")]
+                    self.distinct.append(len(set(lines)) == len(lines))
         return answered
 
     def cancel(self, scene: bytes) -> None:
@@ -128,6 +133,7 @@ def evaluate(model: str, *, scenes: int = SCENES, seed: int = SEED, announce: Ca
             Figure("turns that fell back", counts.fallbacks, counts.turns, most=0.1),
             Figure("forms valid under the mask", sum(twins.masked), len(twins.masked), least=0.99),
             Figure("forms valid without it", sum(twins.unmasked), len(twins.unmasked), least=0.85),
+            Figure("lists and plans that are distinct without it", sum(twins.distinct), len(twins.distinct)),
         ]
         plans: list[bool] = []
         lists: list[bool] = []
@@ -209,7 +215,7 @@ def main() -> int:
         low, high = figure.interval()
         bound = f"at least {figure.least:.0%}" if figure.least > 0 else f"at most {figure.most:.0%}" if figure.most < 1 else ""
         verdict = "" if not bound else "met" if figure.is_met else "MISSED"
-        print(f"{figure.name:<42} {figure.count:>5} of {figure.of:<5} {figure.rate:>6.1%} [{low:.1%}, {high:.1%}]  {bound:<14} {verdict}")
+        print(f"{figure.name:<44} {figure.count:>5} of {figure.of:<5} {figure.rate:>6.1%} [{low:.1%}, {high:.1%}]  {bound:<14} {verdict}")
     return 0 if all(figure.is_met for figure in figures) else 1
 
 
