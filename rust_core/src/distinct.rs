@@ -68,7 +68,9 @@ impl DistinctLines {
         }
         let mut others = mask.clone();
         for rest in before.iter().filter_map(|line| line.strip_prefix(begun)).filter(|rest| !rest.is_empty()) {
-            self.spellings.spelt(rest).iter().for_each(|&token| others.disallow_token(token));
+            for &token in self.spellings.spelt(rest) {
+                others.disallow_token(token);
+            }
         }
         if !others.is_zero() {
             *mask = others;
@@ -117,7 +119,9 @@ mod tests {
         let mut lines = DistinctLines::new(spellings());
         lines.text = text.as_bytes().to_vec();
         let mut mask = SimpleVob::alloc(TOKENS.len() + 1);
-        tokens.iter().for_each(|&token| mask.allow_token(token));
+        for &token in tokens {
+            mask.allow_token(token);
+        }
         lines.forbid(&mut mask);
         mask.iter().collect()
     }
