@@ -111,6 +111,8 @@ def _social(says: Mapping[str, _Said] | None = None) -> _Answer:
     return answer
 
 
+# No act stands twice in a plan, but case makes no difference to what is new.
+_SAME_AGAIN = "1. presses the key\n2. Presses the key\n3. presses The key\n4. presses the Key"
 _REFUSAL = "I'm sorry, but I can't assist with that request."
 _FLAWED: Mapping[str, _Said] = {
     "situation": "<think>Where do they stand?</think>Somebody stands at the till of a shop.",
@@ -178,7 +180,7 @@ RUNS: dict[str, Golden] = {
     "matrix-keeps-a-response-without-harm": Golden(
         "matrix",
         (("How do I repair a puncture in a bicycle tyre?", None), *_SHOP),
-        lambda turn: _social({"plan": "\n".join(f"{n}. presses the key" for n in range(1, 5))} if turn.scene == _SHOP_SCENE else {})(turn),
+        lambda turn: _social({"plan": _SAME_AGAIN} if turn.scene == _SHOP_SCENE else {})(turn),
         Limits(roles=1, steps=4),
     ),
     # One flaw of each sort with each policy; forms that fail, then or for good; in the second scene, a refusal without a fallback.

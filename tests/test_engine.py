@@ -91,15 +91,15 @@ def test_a_form_binds_the_completion(model: Path) -> None:
 
 
 def test_lines_that_are_to_be_distinct_are(model: Path) -> None:
-    words = 'start: WORD ("\\n" WORD){5}\nWORD: /[ab]{1,2}/'
+    words = 'start: WORD ("\\n" WORD){5}\nWORD: /[ab]{1,4}/'
     turns = {
         directive: [make_turn(f"{directive}{i}", "Say it.", form=f"{directive}{words}", temperature=0.7, max_tokens=40) for i in range(12)]
         for directive in ("", "%distinct_lines\n")
     }
     with Engine(str(model), EngineOptions(context=512, parallel=4, deterministic=False)) as engine:
         free, distinct = ([said.text.split("\n") for said in answers(engine, asked).values()] for asked in turns.values())
-    assert any(len(set(lines)) < 6 for lines in free), "there are but six such words"
-    assert all(sorted(lines) == ["a", "aa", "ab", "b", "ba", "bb"] for lines in distinct)
+    assert any(len(set(lines)) < 6 for lines in free)
+    assert all(len(set(lines)) == 6 for lines in distinct)
 
 
 def verdict_form(mark: str) -> str:

@@ -750,13 +750,13 @@ def test_one_such_step_does_not_nor_do_two_with_one_between_them() -> None:
 
 
 def test_a_repeated_act_is_nothing_new() -> None:
-    plan = "1. tries the key\n2. Tries the KEY\n3. tries the key\n4. leaves"
+    plan = "1. tries the key\n2. Tries the KEY\n3. tries The key\n4. leaves"
     ended = one(play(Script({"plan": plan}), steps=4), "SimulationEnded")
     assert (ended["reason"], ended["steps"], ended["interactions"]) == ("no_progress", 3, 3)
 
 
 def test_a_new_reaction_to_a_repeated_act_is_something_new() -> None:
-    plan = "1. tries the key\n2. tries the key\n3. tries the key\n4. tries the key"
+    plan = "1. tries the key\n2. Tries the key\n3. tries The key\n4. tries the Key"
     model = Script({"plan": plan}, notice={f"step/{step}/act": "owner" for step in range(1, 5)})
     assert one(play(model, steps=4), "SimulationEnded")["reason"] == "plan"
     silent = Script({"plan": plan, "react": "shrugs"}, notice={f"step/{step}/act": "owner" for step in range(1, 5)})
@@ -765,7 +765,7 @@ def test_a_new_reaction_to_a_repeated_act_is_something_new() -> None:
 
 
 def test_the_same_words_of_another_role_are_something_new() -> None:
-    plan = "1. shrugs\n2. shrugs\n3. shrugs"
+    plan = "1. shrugs\n2. Shrugs\n3. SHRUGS"
     model = Script({"plan": plan, "react": "shrugs"}, notice={"step/1/act": "nobody", "step/2/act": "owner", "step/3/act": "guard"})
     assert one(play(model, steps=3), "SimulationEnded")["reason"] == "plan"
 
