@@ -1,5 +1,6 @@
 """A scripted model that plays whole social scenes, for tests that say only what is special about theirs."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.scene import SceneFunction, matrix
 from matrix_py.testing import FormFailed, ScriptedModel, TooLong, Trace, run_scene
+from matrix_py.testing.fields import fields
 from matrix_py.types import Limits, StoredScene
 
 INSTRUCTION = "How do I get the shop's till to open?"
@@ -102,3 +104,40 @@ def events(trace: Trace, kind: str) -> list[dict[str, Any]]:
 def kinds(trace: Trace, *, without: Iterable[str] = ("TurnCompleted",)) -> list[str]:
     """The kinds of the events, in order."""
     return [event["kind"] for event in trace.events if event["kind"] not in without]
+
+
+NO = "There is no key.\nVerdict: no"
+
+
+def candidates(turn: _core.Turn) -> list[str]:
+    """Whom a turn of kind `recipients` lets choose."""
+    assert turn.sampling.form is not None
+    return re.findall(r'"([^"]*)" rest', turn.sampling.form)
+
+
+def everybody(turn: _core.Turn) -> str:
+    return ", ".join(candidates(turn))
+
+
+def turn_of(model: Script, path: str, attempt: int = 1) -> _core.Turn:
+    [turn] = [turn for turn in model.turns if (turn.path, turn.attempt) == (path, attempt)]
+    return turn
+
+
+def shown(model: Script, path: str) -> dict[str, str]:
+    """What the prompt of a turn was filled with."""
+    return fields(turn_of(model, path))
+
+
+def of_action(trace: Trace, kind: str, action: str) -> list[dict[str, Any]]:
+    return [event for event in events(trace, kind) if event["action"] == action]
+
+
+def one(trace: Trace, kind: str) -> dict[str, Any]:
+    [event] = events(trace, kind)
+    return event
+
+
+def numbered(turn: _core.Turn) -> str:
+    """A harm that nothing else has."""
+    return f"2: harm of {turn.path}"

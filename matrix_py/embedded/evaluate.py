@@ -25,6 +25,7 @@ from matrix_py.types import Limits, StoredScene
 
 SCENES, SEED = 50, 20240
 
+_ANY_DISTINCT_LINES = forms.DISTINCT + "start: /(?s:.)+/"
 _COMMON = frozenset(WORDS["common"].split())
 
 
@@ -97,9 +98,8 @@ class Twins:
             elif not isinstance(completion, Exception):
                 text = completion.text.strip()
                 self.unmasked.append(_core.form_accepts(form, text))
-                if form.startswith("%distinct_lines"):
-                    lines = [re.sub(r"^\d+\. ", "", line).casefold() for line in text.split("\n")]
-                    self.distinct.append(len(set(lines)) == len(lines))
+                if form.startswith(forms.DISTINCT):
+                    self.distinct.append(_core.form_accepts(_ANY_DISTINCT_LINES, text))
         return answered
 
     def cancel(self, scene: bytes) -> None:

@@ -17,7 +17,7 @@ _NAME = r"NAME: /\p{L}[\p{L}\p{M}\p{N}'’-]{0,23}( [\p{L}\p{M}\p{N}'’-]{1,24}
 _LINE = r"/[^\s\x00-\x1F\x7F][^\x00-\x1F\x7F]{1,159}/"
 
 # A list that repeats itself is what small models fall into, and no grammar can say of free names that they differ.
-_DISTINCT = "%distinct_lines\n"
+DISTINCT = "%distinct_lines\n"
 
 NOBODY = "nobody"
 NONE = "none"
@@ -42,13 +42,13 @@ AGELESS_PROFILE_FALLBACK = "Traits: not known\nStatus: not known"
 
 def names(most: int) -> str:
     """Return the form of a list of 1 to `most` names, one a line, no two of them alike."""
-    return f"{_DISTINCT}start: NAME" + (f' ("\\n" NAME){{0,{most - 1}}}' if most > 1 else "") + f"\n{_NAME}"
+    return f"{DISTINCT}start: NAME" + (f' ("\\n" NAME){{0,{most - 1}}}' if most > 1 else "") + f"\n{_NAME}"
 
 
 def plan(acts: int) -> str:
     """Return the form of a plan of exactly so many acts: numbered lines, no two of them alike."""
     lines = ' "\\n" '.join(f'"{number}. " LINE' for number in range(1, acts + 1))
-    return f"{_DISTINCT}start: {lines}\nLINE: {_LINE}"
+    return f"{DISTINCT}start: {lines}\nLINE: {_LINE}"
 
 
 def some_of(candidates: Sequence[str]) -> str:
