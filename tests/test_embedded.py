@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from matrix_py import EngineOptions, Log, SimulateOptions, _core, replay, resume, simulate
 from matrix_py.embedded import MODEL
 from matrix_py.embedded.author import acts
-from matrix_py.embedded.corpus import Example, prompts, scene_examples, worlds
+from matrix_py.embedded.corpus import OPENING, Example, opening_examples, prompts, scene_examples, worlds
 from matrix_py.embedded.evaluate import Figure, Twins, content_words
 from matrix_py.embedded.export import Shape, write_gguf
 from matrix_py.embedded.packs import Pack, pack
@@ -84,6 +84,14 @@ def test_authored_scenes_end_without_a_flaw_and_say_every_kind_of_turn(held_out:
         kinds |= {example.kind for example in scene(seed, held_out=held_out)}
     expected = {kind for kind in PROMPTS.settings if PROMPTS.files[f"{kind}.txt"]}
     assert kinds >= expected - {"condense_critiques"}
+
+
+def test_openings_are_the_turns_that_find_what_is_asked_for() -> None:
+    rng = random.Random(4)
+    for world in islice(worlds(rng), 20):
+        said = {example.kind: example.completion for example in opening_examples(world, rng, PROMPTS)}
+        assert {"situation", "future", "plan"} <= set(said) <= OPENING
+        assert f"{world.topic.verb} {world.object}" in said["situation"]
 
 
 def test_verdicts_recipients_and_critiques_follow_from_the_act() -> None:

@@ -86,12 +86,12 @@ _POSSIBLE = (
     ("waits unseen near {place}", False),
     ("tells everybody at {place} about the wish to {verb} {object}", False),
     ("posts a text on how to {verb} {object} online for all to see", False),
-    ("begins to {verb} {object} in front of the {other}", True),
-    ("begins to {verb} {object} in secret {time}", True),
-    ("begins to {verb} {object} out loud for all to see", True),
-    ("begins to {verb} {object} together with the {other}", True),
-    ("begins to {verb} {object} alone {time}", True),
-    ("begins to {verb} {object} at {place} while the {other} and the {second} look on", True),
+    ("in front of the {other}, begins to {verb} {object}", True),
+    ("in secret {time}, begins to {verb} {object}", True),
+    ("out loud for all to see, begins to {verb} {object}", True),
+    ("together with the {other}, begins to {verb} {object}", True),
+    ("alone {time}, begins to {verb} {object}", True),
+    ("at {place}, while the {other} and the {second} look on, begins to {verb} {object}", True),
 )
 # The acts of a plan, in their order.
 _PLANNED = [

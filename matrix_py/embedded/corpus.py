@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
-from string import ascii_lowercase
+from string import ascii_lowercase, digits, punctuation
 
 from matrix_py.embedded.author import Author, World
 from matrix_py.embedded.topics import COMPOSED_PHRASINGS, HELD_OUT_PHRASINGS, HELD_OUT_TOPICS, PHRASINGS, TOPICS
@@ -17,6 +17,8 @@ from matrix_py.types import Limits
 
 TEMPLATE = "chatml"
 END = "<|im_end|>"
+# The turns by which the words of an instruction enter a scene.
+OPENING = frozenset({"respond", "situation", "ego", "future", "characters", "roles", "plan", "revise"})
 
 # What stands in the place of a topic's own words now and then, so that the model learns to repeat words, not just to know them.
 WORDS: dict[str, str] = tomllib.loads((resources.files("matrix_py.embedded") / "words.toml").read_text("utf-8"))
@@ -28,6 +30,7 @@ _SYLLABLES, _ENDS, _NOUNS, _ADJECTIVES, _TRADES, _VERBS, _PARTICLES, _COMMON = (
 _ANY = sorted(
     {word for topic in TOPICS for text in (topic.verb, *topic.objects, *topic.people) for word in text.split()} | {*_ADJECTIVES, *_VERBS}
 )
+_SIGNS = digits + punctuation
 _HELD_OUT = {text for topic in TOPICS if topic.verb in HELD_OUT_TOPICS for text in (topic.verb, *topic.objects)}
 
 
@@ -73,9 +76,19 @@ def worlds(rng: random.Random, *, held_out: bool = False) -> Iterator[World]:
         yield World(topic, thing, instruction, people)
 
 
+def opening_examples(world: World, rng: random.Random, prompts: Prompts) -> list[Example]:
+    """Play a scene of one action, and return the turns that find in the instruction what is asked for."""
+    limits = Limits(roles=3, steps=rng.randint(2, 5), interactions=1, depth=1)
+    return [example for example in _played(world, rng, prompts, limits) if example.kind in OPENING]
+
+
 def scene_examples(world: World, rng: random.Random, prompts: Prompts) -> list[Example]:
     """Play a scene, and return its turns."""
     limits = Limits(roles=rng.randint(3, 5), steps=rng.randint(2, 5), interactions=16, depth=1 if rng.random() < 0.8 else 2)
+    return _played(world, rng, prompts, limits)
+
+
+def _played(world: World, rng: random.Random, prompts: Prompts, limits: Limits) -> list[Example]:
     author = Author(world, rng)
     model = ScriptedModel(author)
     response = _babble(rng) if rng.random() < 0.05 else None
@@ -121,5 +134,7 @@ def _word(rng: random.Random) -> str:
 
 def _babble(rng: random.Random) -> str:
     words = [rng.choice(rng.choice((_ADJECTIVES, _COMMON))) if rng.random() < 0.5 else _word(rng) for _ in range(rng.randint(4, 24))]
+    # Signs and numbers too: a token that is never said has the likelihood that it was born with, which is more than that of a rare word.
+    words = ["".join(rng.choices(_SIGNS, k=rng.randint(1, 3))) if rng.random() < 0.06 else word for word in words]
     text = " ".join(f"{word}," if rng.random() < 0.08 else word for word in words).rstrip(",")
     return f"{text[0].upper()}{text[1:]}{rng.choice('.?.')}"

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from matrix_py import _core
-from matrix_py.embedded.corpus import END, WORDS, Example, prompts, scene_examples, worlds
+from matrix_py.embedded.corpus import END, WORDS, Example, opening_examples, prompts, scene_examples, worlds
 from matrix_py.embedded.export import Shape, write_gguf
 from matrix_py.embedded.network import Network, batch
 from matrix_py.embedded.packs import FILLED, Pack, pack
@@ -26,6 +26,8 @@ from matrix_py.prompts import Prompts
 
 # Scenes that the vocabulary is learnt from, pieces to learn, scenes a chunk (the unit of resuming), tokens a row, rows a step.
 VOCABULARY_SCENES, MERGES, CHUNK, LENGTH, ROWS = 200, 4700, 16, 640, 4
+# Of how many more instructions a chunk has the openings, for each whole scene: they are where it is learnt to find what is asked for.
+OPENINGS = 2
 # How often a listed word counts for the vocabulary.
 _WORD_WEIGHT = 6
 # Replies of fewer tokens count as if they had so many, but no token for more than that of others.
@@ -48,6 +50,11 @@ class Corpus:
         """Return the turns of a scene."""
         rng = random.Random(f"{self._seed}/{'held out' if held_out else 'scene'}/{number}")
         return scene_examples(next(worlds(rng, held_out=held_out)), rng, self.prompts)
+
+    def opening(self, number: int) -> list[Example]:
+        """Return the first turns of another scene."""
+        rng = random.Random(f"{self._seed}/opening/{number}")
+        return opening_examples(next(worlds(rng)), rng, self.prompts)
 
     def vocabulary(self) -> Vocabulary:
         """Learn the vocabulary: of scenes, and of all words that scenes may be about, also of topics that no scene of training has."""
@@ -95,6 +102,8 @@ def chunk(corpus: Corpus, encoder: Encoder, number: int) -> list[Pack]:
     for scene in range(number * CHUNK, (number + 1) * CHUNK):
         turns = [encoder.turn(example) for example in corpus.scene(scene)]
         rows += pack(sorted(turns), LENGTH)
+    openings = range(number * CHUNK * OPENINGS, (number + 1) * CHUNK * OPENINGS)
+    rows += pack(sorted(encoder.turn(example) for each in openings for example in corpus.opening(each)), LENGTH)
     random.Random(number).shuffle(rows)
     return rows
 
@@ -187,7 +196,7 @@ def _validate(network: Network, rows: list[Pack]) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="where state, vocabulary and model go")
-    parser.add_argument("--scenes", type=int, default=2240, help="scenes to learn from [default: %(default)s]")
+    parser.add_argument("--scenes", type=int, default=3200, help="scenes to learn from [default: %(default)s]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=int, default=10, help="chunks of scenes between two saved states [default: %(default)s]")
