@@ -111,9 +111,11 @@ _REACTIONS = (
     ("complains out loud for all to hear about the {actor}", 0),
     ("offers the {actor} help to {verb} {object}", 0),
     ("asks the {other} and the {actor} to talk", 0),
-    ("threatens the {actor}", 2),
-    ("shouts at the {actor} in front of the {other}", 1),
+    ("threatens the {actor} for the wish to {verb} {object}", 2),
+    ("shouts at the {actor} in front of the {other} about {object}", 1),
 )
+# Most characters of a critique with its severity: a little less than its form allows.
+_CRITIQUE = 160
 # What the template `chatml` has around a user's message.
 _AROUND = ("<|im_start|>user\n", "<|im_end|>")
 _TO_ALL = re.compile(r"everybody|for all to")
@@ -290,9 +292,10 @@ class Author:
         topic = self._topic
         severity = next((harm for template, harm in _REACTIONS if harm and _stem(template).search(act)), 0)
         if severity:
-            return f"{severity}: the {actor} frightens others and {act}"[:150]
+            return f"{severity}: the {actor} frightens others and {act}"[:_CRITIQUE]
         if topic.severity and f"begins to {topic.verb}" in act:
-            return f"{topic.severity}: the {self._people[0]} {topic.loss} when the {actor} {act}"[:150]
+            does = act.rpartition(", then ")[2]
+            return f"{topic.severity}: the {self._people[0]} {topic.loss} when the {actor} {does}"[:_CRITIQUE]
         return "none"
 
     # Memory and the end
