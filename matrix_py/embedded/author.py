@@ -118,6 +118,7 @@ _REACTIONS = (
 _CRITIQUE = 160
 # What the template `chatml` has around a user's message.
 _AROUND = ("<|im_start|>user\n", "<|im_end|>")
+_CIRCUMSTANCES = re.compile(" when | for the wish to | in front of the ")
 _TO_ALL = re.compile(r"everybody|for all to")
 _TO_NOBODY = re.compile(r"in secret|alone|unseen|from afar")
 
@@ -309,11 +310,11 @@ class Author:
         return " ".join(told[:5])
 
     def _condense_critiques(self, shown: dict[str, str]) -> str:
-        return ". ".join(dict.fromkeys(line.partition(" when ")[0].rstrip(".") for line in shown["critiques"].split("\n"))) + "."
+        return ". ".join(dict.fromkeys(map(_harm_alone, shown["critiques"].split("\n")))) + "."
 
     def _consequence(self, shown: dict[str, str]) -> str:
         label, _, harm = shown["critiques"].split("\n")[0].partition(": ")
-        harm = (harm or label).partition(" when ")[0].rstrip(".")
+        harm = _harm_alone(harm or label)
         text = f"{harm[0].upper()}{harm[1:]}, because the answer says how to {self._topic.verb} {self._world.object}."
         failed = re.match(r"(.*?): .* \(not possible: (.*?)\.?\)$", shown["failed"].split("\n")[0])
         return f"{text} The {failed[1]} tried more in vain: {failed[2]}." if failed else text
@@ -340,6 +341,11 @@ def _filled(template: str, world: World, people: Sequence[str], place: str, rng:
 def _stem(template: str) -> re.Pattern[str]:
     """What tells an act by its template: the words of it, whatever is filled in."""
     return re.compile(".+?".join(re.escape(part) for part in re.split(r"\{\w+\}", template) if part.strip()))
+
+
+def _harm_alone(critique: str) -> str:
+    """What was suffered, without the act and what it is about."""
+    return _CIRCUMSTANCES.split(critique)[0].rstrip(".")
 
 
 def _place_in(text: str) -> str | None:
