@@ -11,6 +11,7 @@ import pytest
 from matrix_py import _core
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import ConfigError, EngineClosedError, ModelError, RequestError
+from matrix_py.scene import forms
 from matrix_py.testing.random_gguf import write_random_gguf
 
 STORIES = Path(__file__).parents[2] / "shared" / "models" / "stories260K-f32.gguf"
@@ -88,6 +89,15 @@ def test_a_form_binds_the_completion(model: Path) -> None:
             assert _core.form_accepts(form, completion.text), completion.text
             # Random weights follow no form of their own accord.
             assert completion.masked_tokens > 0
+
+
+def test_a_list_of_recipients_never_comes_to_a_dead_end(model: Path) -> None:
+    form = forms.some_of(["ab", "ba"])
+    turns = [make_turn(f"t{i}", "Who is there?", form=form, temperature=2.0, max_tokens=40) for i in range(120)]
+    with Engine(str(model), EngineOptions(context=512, parallel=4, deterministic=False)) as engine:
+        said = answers(engine, turns).values()
+    assert {completion.outcome for completion in said} == {"text"}
+    assert sum(", " in completion.text for completion in said) > 5, "hardly anybody named everybody"
 
 
 def test_lines_that_are_to_be_distinct_are(model: Path) -> None:

@@ -56,7 +56,8 @@ def some_of(candidates: Sequence[str]) -> str:
     # The parameter is a set of bits: who is in the list already.
     places = enumerate(candidates)
     picks = "\n  | ".join(f"{_quoted(name)} rest::set_bit({bit}) %if bit_clear({bit})" for bit, name in places)
-    return f'start: "{NOBODY}" | pick::0x0\npick::_: {picks}\nrest::_: "" | ", " pick::_'
+    # Without the condition, a list of everybody could go on with a comma, and then with nothing.
+    return f'start: "{NOBODY}" | pick::0x0\npick::_: {picks}\nrest::_: "" | ", " pick::_ %if bit_count_lt(_, {len(candidates)})'
 
 
 def read_names(text: Quote, *, besides: Sequence[str]) -> list[Quote]:
