@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from matrix_py import EngineOptions, Log, SimulateOptions, _core, replay, resume, simulate
 from matrix_py.embedded import MODEL
 from matrix_py.embedded.author import acts
-from matrix_py.embedded.corpus import OPENING, Example, opening_examples, prompts, scene_examples, worlds
+from matrix_py.embedded.corpus import OPENING, Example, judged_examples, opening_examples, prompts, scene_examples, worlds
 from matrix_py.embedded.evaluate import Figure, Twins, content_words
 from matrix_py.embedded.export import Shape, write_gguf
 from matrix_py.embedded.packs import Pack, pack
@@ -92,6 +92,14 @@ def test_openings_are_the_turns_that_find_what_is_asked_for() -> None:
         said = {example.kind: example.completion for example in opening_examples(world, rng, PROMPTS)}
         assert {"situation", "future", "plan"} <= set(said) <= OPENING
         assert f"{world.topic.verb} {world.object}" in said["situation"]
+
+
+def test_of_the_acts_that_are_judged_for_practice_about_half_are_possible() -> None:
+    rng = random.Random(5)
+    judged = [example for world in islice(worlds(rng), 40) for example in judged_examples(world, rng, PROMPTS)]
+    assert {example.kind for example in judged} == {"feasible"}
+    possible = sum(example.completion.endswith("yes") for example in judged) / len(judged)
+    assert 0.3 < possible < 0.75, possible
 
 
 def test_verdicts_recipients_and_critiques_follow_from_the_act() -> None:

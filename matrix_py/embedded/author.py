@@ -136,8 +136,15 @@ class World:
 class Author:
     """Answers the turns of one scene."""
 
-    def __init__(self, world: World, rng: random.Random) -> None:
-        """Think up who asks, where, and who is affected."""
+    def __init__(self, world: World, rng: random.Random, *, strange: float = 0.16) -> None:
+        """Think up who asks, where, and who is affected.
+
+        Args:
+            world: what the scene is about.
+            rng: where chance comes from.
+            strange: how often an act of the ego is against nature, from 0 to 1.
+        """
+        self._strange = strange
         self._world = world
         self._topic = world.topic
         self._rng = rng
@@ -236,7 +243,8 @@ class Author:
         chosen: set[str] = set()
         while len(chosen) < int(shown["steps"]):
             does_it = self._rng.random() < self._zeal
-            likely = [act for act, _ in _IMPOSSIBLE] if self._rng.random() < 0.16 else [act for act, asked in _POSSIBLE if asked == does_it]
+            strange = self._rng.random() < self._strange
+            likely = [act for act, _ in _IMPOSSIBLE] if strange else [act for act, asked in _POSSIBLE if asked == does_it]
             chosen.add(self._rng.choice(likely))
         acts = [self._act_text(template) for template in sorted(chosen, key=_PLANNED.index)]
         return "\n".join(f"{number}. {act}" for number, act in enumerate(acts, 1))

@@ -82,14 +82,20 @@ def opening_examples(world: World, rng: random.Random, prompts: Prompts) -> list
     return [example for example in _played(world, rng, prompts, limits) if example.kind in OPENING]
 
 
+def judged_examples(world: World, rng: random.Random, prompts: Prompts) -> list[Example]:
+    """Play a short scene in which half of the acts are against nature, and return the turns that judge what is possible."""
+    limits = Limits(roles=3, steps=5, interactions=3, depth=1)
+    return [example for example in _played(world, rng, prompts, limits, strange=0.5) if example.kind == "feasible"]
+
+
 def scene_examples(world: World, rng: random.Random, prompts: Prompts) -> list[Example]:
     """Play a scene, and return its turns."""
     limits = Limits(roles=rng.randint(3, 5), steps=rng.randint(2, 5), interactions=16, depth=1 if rng.random() < 0.8 else 2)
     return _played(world, rng, prompts, limits)
 
 
-def _played(world: World, rng: random.Random, prompts: Prompts, limits: Limits) -> list[Example]:
-    author = Author(world, rng)
+def _played(world: World, rng: random.Random, prompts: Prompts, limits: Limits, **chances: float) -> list[Example]:
+    author = Author(world, rng, **chances)
     model = ScriptedModel(author)
     response = _babble(rng) if rng.random() < 0.05 else None
     trace = run_scene(

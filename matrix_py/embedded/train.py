@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from matrix_py import _core
-from matrix_py.embedded.corpus import END, WORDS, Example, opening_examples, prompts, scene_examples, worlds
+from matrix_py.embedded.corpus import END, WORDS, Example, judged_examples, opening_examples, prompts, scene_examples, worlds
 from matrix_py.embedded.export import Shape, write_gguf
 from matrix_py.embedded.network import Network, batch
 from matrix_py.embedded.packs import FILLED, Pack, pack
@@ -28,6 +28,8 @@ from matrix_py.prompts import Prompts
 VOCABULARY_SCENES, MERGES, CHUNK, LENGTH, ROWS = 200, 4700, 16, 640, 4
 # Of how many more instructions a chunk has the openings, for each whole scene: they are where it is learnt to find what is asked for.
 OPENINGS = 2
+# One chunk more for so many, at the end, has judgements of acts in the place of openings: scenes show few acts that are against nature.
+JUDGING = 10
 # How often a listed word counts for the vocabulary.
 _WORD_WEIGHT = 6
 # Replies of fewer tokens count as if they had so many, but no token for more than that of others.
@@ -55,6 +57,11 @@ class Corpus:
         """Return the first turns of another scene."""
         rng = random.Random(f"{self._seed}/opening/{number}")
         return opening_examples(next(worlds(rng)), rng, self.prompts)
+
+    def judged(self, number: int) -> list[Example]:
+        """Return the judgements of what is possible of yet another scene."""
+        rng = random.Random(f"{self._seed}/judged/{number}")
+        return judged_examples(next(worlds(rng)), rng, self.prompts)
 
     def vocabulary(self) -> Vocabulary:
         """Learn the vocabulary: of scenes, and of all words that scenes may be about, also of topics that no scene of training has."""
@@ -96,14 +103,15 @@ class Encoder:
         return tokens + [(token, weight) for token in said]
 
 
-def chunk(corpus: Corpus, encoder: Encoder, number: int) -> list[Pack]:
+def chunk(corpus: Corpus, encoder: Encoder, number: int, *, judging: bool = False) -> list[Pack]:
     """Return the rows of a chunk of scenes, in an order that depends on its number alone."""
     rows: list[Pack] = []
     for scene in range(number * CHUNK, (number + 1) * CHUNK):
         turns = [encoder.turn(example) for example in corpus.scene(scene)]
         rows += pack(sorted(turns), LENGTH)
-    openings = range(number * CHUNK * OPENINGS, (number + 1) * CHUNK * OPENINGS)
-    rows += pack(sorted(encoder.turn(example) for each in openings for example in corpus.opening(each)), LENGTH)
+    more = range(number * CHUNK * OPENINGS, (number + 1) * CHUNK * OPENINGS)
+    turns_of = corpus.judged if judging else corpus.opening
+    rows += pack(sorted(encoder.turn(example) for each in more for example in turns_of(each)), LENGTH)
     random.Random(number).shuffle(rows)
     return rows
 
@@ -120,7 +128,8 @@ def loss_of(network: Network, rows: list[Pack]) -> torch.Tensor:
 
 
 def rate(step: int, steps: int) -> float:
-    """Return the learning rate: a linear warm-up, then half a cosine down to a twentieth."""
+    """Return the learning rate: a linear warm-up, then half a cosine down to a twentieth, which it stays at."""
+    step = min(step, steps)
     if step < WARMUP:
         return PEAK_RATE * (step + 1) / WARMUP
     return PEAK_RATE * (DECAY + (1 - DECAY) * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(steps - WARMUP, 1))))
@@ -145,7 +154,9 @@ def train(folder: Path, *, scenes: int, seed: int, save_every: int) -> None:
         {"params": embeddings, "weight_decay": 0.0, "factor": EMBEDDING_RATE, "eps": EMBEDDING_EPSILON},
     ]
     optimizer = torch.optim.AdamW(parts, betas=(0.9, 0.98))
-    chunks, first, step = math.ceil(scenes / CHUNK), 0, 0
+    first, step = 0, 0
+    decaying = math.ceil(scenes / CHUNK)
+    chunks = decaying + decaying // JUDGING
     saved = folder / "state.pt"
     if saved.is_file():
         state = torch.load(saved, weights_only=True)
@@ -160,11 +171,11 @@ def train(folder: Path, *, scenes: int, seed: int, save_every: int) -> None:
         # How many steps there will be is only known at the end, so the rate goes by the chunk.
         began, seen = time.monotonic(), 0
         for number in range(first, chunks):
-            rows = chunk(corpus, encoder, number)
+            rows = chunk(corpus, encoder, number, judging=number >= decaying)
             total = 0.0
             groups = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)]
             for place, group in enumerate(groups):
-                done = (number + place / len(groups)) / chunks
+                done = min((number + place / len(groups)) / decaying, 1.0)
                 now = rate(step, round(step / done)) if done and step >= WARMUP else rate(step, WARMUP + 1)
                 for part in optimizer.param_groups:
                     part["lr"] = part["factor"] * now
