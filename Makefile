@@ -54,7 +54,7 @@ format: .venv/.deps ## format Rust and Python, and sort imports
 build: .venv/.core ## set up .venv and build the Rust core
 
 # Goes on where it was stopped; build/embedded can be removed to begin anew.
-embedded-model: .venv/.core .venv/.train ## train the embedded model anew (an hour on two cores; 3 GB for torch)
+embedded-model: .venv/.core .venv/.train ## train the embedded model anew (an hour and a half on two cores; 3 GB for torch)
 	$(PY) -m matrix_py.embedded.train build/embedded
 	$(PY) -m matrix_py.embedded.evaluate build/embedded/model.gguf
 	cp build/embedded/model.gguf matrix_py/embedded/model.gguf

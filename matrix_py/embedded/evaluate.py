@@ -56,7 +56,7 @@ class Figure:
         share, size = self.rate, self.of
         centre = (share + z * z / (2 * size)) / (1 + z * z / size)
         half = z / (1 + z * z / size) * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
-        return centre - half, centre + half
+        return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 class Twins:

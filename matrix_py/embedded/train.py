@@ -207,7 +207,7 @@ def _validate(network: Network, rows: list[Pack]) -> float:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="where state, vocabulary and model go")
-    parser.add_argument("--scenes", type=int, default=3200, help="scenes to learn from [default: %(default)s]")
+    parser.add_argument("--scenes", type=int, default=3200, help="scenes to learn from, and then a tenth more [default: %(default)s]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save-every", type=int, default=10, help="chunks of scenes between two saved states [default: %(default)s]")
