@@ -593,7 +593,8 @@ class TestInterrupt:
 
             process.send_signal(signal.SIGINT)
 
-            assert process.stderr.read() == "stopped\n"
+            # On a busy machine, the model is open before the signal is there.
+            assert process.stderr.read().splitlines()[-1] == "stopped"
         assert process.returncode == 130
         assert list((tmp_path / "out").iterdir()) == []
 
