@@ -114,6 +114,8 @@ _REACTIONS = (
     ("threatens the {actor} for the wish to {verb} {object}", 2),
     ("shouts at the {actor} in front of the {other} about {object}", 1),
 )
+# How often an act of the ego is against nature.
+STRANGE = 0.16
 # Most characters of a critique with its severity: a little less than its form allows.
 _CRITIQUE = 160
 # What the template `chatml` has around a user's message.
@@ -136,7 +138,7 @@ class World:
 class Author:
     """Answers the turns of one scene."""
 
-    def __init__(self, world: World, rng: random.Random, *, strange: float = 0.16) -> None:
+    def __init__(self, world: World, rng: random.Random, *, strange: float = STRANGE) -> None:
         """Think up who asks, where, and who is affected.
 
         Args:

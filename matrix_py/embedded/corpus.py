@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from string import ascii_lowercase, digits, punctuation
 
-from matrix_py.embedded.author import Author, World
+from matrix_py.embedded.author import STRANGE, Author, World
 from matrix_py.embedded.topics import COMPOSED_PHRASINGS, HELD_OUT_PHRASINGS, HELD_OUT_TOPICS, PHRASINGS, TOPICS
 from matrix_py.models import chat
 from matrix_py.prompts import Prompts, load_files, load_settings
@@ -94,8 +94,8 @@ def scene_examples(world: World, rng: random.Random, prompts: Prompts) -> list[E
     return _played(world, rng, prompts, limits)
 
 
-def _played(world: World, rng: random.Random, prompts: Prompts, limits: Limits, **chances: float) -> list[Example]:
-    author = Author(world, rng, **chances)
+def _played(world: World, rng: random.Random, prompts: Prompts, limits: Limits, strange: float = STRANGE) -> list[Example]:
+    author = Author(world, rng, strange=strange)
     model = ScriptedModel(author)
     response = _babble(rng) if rng.random() < 0.05 else None
     trace = run_scene(

@@ -128,8 +128,7 @@ def loss_of(network: Network, rows: list[Pack]) -> torch.Tensor:
 
 
 def rate(step: int, steps: int) -> float:
-    """Return the learning rate: a linear warm-up, then half a cosine down to a twentieth, which it stays at."""
-    step = min(step, steps)
+    """Return the learning rate: a linear warm-up, then half a cosine down to a twentieth."""
     if step < WARMUP:
         return PEAK_RATE * (step + 1) / WARMUP
     return PEAK_RATE * (DECAY + (1 - DECAY) * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / max(steps - WARMUP, 1))))
@@ -175,6 +174,7 @@ def train(folder: Path, *, scenes: int, seed: int, save_every: int) -> None:
             total = 0.0
             groups = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)]
             for place, group in enumerate(groups):
+                # After the decay, the rate stays where it is.
                 done = min((number + place / len(groups)) / decaying, 1.0)
                 now = rate(step, round(step / done)) if done and step >= WARMUP else rate(step, WARMUP + 1)
                 for part in optimizer.param_groups:

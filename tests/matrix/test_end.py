@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from social import (
     NO,
     RESPONSE,
     ROLES,
+    Rule,
     Script,
     events,
     everybody,
@@ -23,7 +24,6 @@ from social import (
     turn_of,
 )
 
-from matrix_py import _core
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.scene import matrix
@@ -231,9 +231,6 @@ def test_a_prompt_that_does_not_fit_fails_the_scene_with_its_reason(path: str) -
 def test_casting_without_a_usable_text_fails_the_scene(kind: str) -> None:
     trace = play(Script({kind: "I'm sorry, but I can't help with that request."}))
     assert (trace.events[-1]["end"], kind in trace.events[-1]["reason"]) == ("failed", True)
-
-
-Rule = Callable[[_core.Turn], str]
 
 
 @pytest.mark.parametrize("rule", [lambda _: "", lambda _: "I cannot help with that request."], ids=["nothing", "refusals"])
