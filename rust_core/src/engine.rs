@@ -24,6 +24,9 @@ use crate::vocab::Tokenizer;
 /// How the engine uses the model. None of it changes what is said where the model is deterministic.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
+    /// Turns in flight at the same time. They run on the model's lowest slots; its other slots keep beginnings of prompts that may come
+    /// again.
+    pub parallel: usize,
     /// Begin prompts with what other sequences left in KV.
     pub prefix_reuse: bool,
     /// Tokens that a turn may hold, prompt and completion together: configuration, never what happens to fit. At most the model's.
@@ -53,6 +56,9 @@ pub struct Stats {
     pub running: u64,
     pub waiting: u64,
 }
+
+/// How many turns that wait for a prompt's beginning others may overtake in one step.
+const LOOKAHEAD: usize = 256;
 
 enum Command {
     Run(Box<Sequence>),
@@ -86,6 +92,9 @@ impl Engine {
         if options.context > limits.context || options.context < 3 {
             return option("context", options.context, format!("between 3 and {}", limits.context));
         }
+        if !(1..=limits.slots).contains(&options.parallel) {
+            return option("parallel", options.parallel, format!("between 1 and {}, the model's slots", limits.slots));
+        }
         if limits.batch < MIN_BATCH {
             return option("batch", limits.batch, format!("at least {MIN_BATCH}"));
         }
@@ -97,6 +106,7 @@ impl Engine {
         let stats = Arc::default();
         let run = Loop {
             slots: Slots::new(limits.slots),
+            parallel: options.parallel,
             batch: limits.batch,
             model,
             tokenizer: Arc::clone(&tokenizer),
@@ -221,6 +231,7 @@ struct Loop {
     model: Box<dyn Model>,
     tokenizer: Arc<Tokenizer>,
     slots: Slots,
+    parallel: usize,
     batch: usize,
     prefix_reuse: bool,
     waiting: VecDeque<Box<Sequence>>,
@@ -287,13 +298,10 @@ impl Loop {
     /// Give the turns that wait longest the lowest free slots, with what is in KV of their prompts. Which of them gets which of these
     /// slots is decided by what the slots hold.
     fn admit(&mut self) {
-        let mut turns: Vec<Box<Sequence>> = self.waiting.drain(..self.slots.free().min(self.waiting.len())).collect();
-        while let Some(slot) = self.slots.lowest_free() {
-            if turns.is_empty() {
-                return;
-            }
-            let chosen = if self.prefix_reuse { prefix::best(&self.slots, turns.iter().map(|turn| turn.prompt()), slot) } else { 0 };
-            let mut sequence = turns.remove(chosen);
+        while let Some(free) = self.parallel.checked_sub(self.slots.running()).filter(|&free| free > 0) {
+            let Some(slot) = self.slots.lowest_free() else { return };
+            let Some(place) = self.next_turn(slot, free) else { return };
+            let Some(mut sequence) = self.waiting.remove(place) else { return };
             let hit = if self.prefix_reuse { prefix::find(&self.slots, sequence.prompt(), slot) } else { None };
             let (source, mut cached) = hit.map_or((slot, 0), |hit| (hit.slot, hit.length));
             if source != slot || 2 * cached < self.slots.prompt_tokens(slot).len() {
@@ -311,6 +319,18 @@ impl Loop {
             self.stats.cached_tokens += cached as u64;
             self.slots.occupy(slot, *sequence);
         }
+    }
+
+    /// The place in the queue of the turn for a free slot: of the first `free` that can go, the one that can use most of what the slot
+    /// holds. A turn cannot go while another is about to have more of its prompt in KV than anybody has now: what two prompts begin with
+    /// is computed once.
+    fn next_turn(&self, slot: usize, free: usize) -> Option<usize> {
+        if !self.prefix_reuse {
+            return (!self.waiting.is_empty()).then_some(0);
+        }
+        let in_reach = self.waiting.iter().enumerate().take(free + LOOKAHEAD);
+        let ready = in_reach.filter(|(_, sequence)| !prefix::is_coming(&self.slots, sequence.prompt())).take(free);
+        prefix::best(&self.slots, ready.map(|(place, sequence)| (place, sequence.prompt())), slot)
     }
 
     /// With nobody waiting, move the highest sequences into the gaps that finished ones left, so that decoding stays one rectangle.

@@ -16,14 +16,22 @@ pub struct Hit {
     pub length: usize,
 }
 
-/// The place, among the prompts of turns that are to be admitted, of the one that can use most of what `slot` holds; the first of equals.
-pub fn best<'a>(slots: &Slots, prompts: impl Iterator<Item = &'a [Token]>, slot: usize) -> usize {
+/// Which of the prompts can use most of what `slot` holds, by the place that stands with it; the first of equals.
+pub fn best<'a>(slots: &Slots, prompts: impl Iterator<Item = (usize, &'a [Token])>, slot: usize) -> Option<usize> {
     let held = slots.prompt_tokens(slot);
-    let (place, _) = prompts
-        .map(|prompt| shared(held, prompt))
-        .enumerate()
-        .fold((0, 0), |best, (place, length)| if length > best.1 { (place, length) } else { best });
-    place
+    let used = prompts.map(|(place, prompt)| (place, shared(held, prompt)));
+    used.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(place, _)| place)
+}
+
+/// Whether a sequence in prefill will soon have more of a prompt in KV than any slot has now, by so much that it is worth a copy.
+#[must_use]
+pub fn is_coming(slots: &Slots, prompt: &[Token]) -> bool {
+    let usable = &prompt[..prompt.len().saturating_sub(2)];
+    let coming = slots.in_prefill().map(|sequence| shared(sequence.prompt(), usable)).max().unwrap_or(0);
+    coming >= MIN_COPY && {
+        let there = (0..slots.len()).map(|slot| shared(slots.prompt_tokens(slot), usable)).max().unwrap_or(0);
+        coming >= there + MIN_COPY
+    }
 }
 
 /// Whether what is left behind on a free slot is worth a copy: no other slot holds nearly all of it.

@@ -432,19 +432,20 @@ struct PyEngine(Engine);
 #[pymethods]
 impl PyEngine {
     #[new]
-    #[pyo3(signature = (*, tokenizer, context, slots, slot_context, batch, turn_context, prefix_reuse=true))]
+    #[pyo3(signature = (*, tokenizer, context, slots, parallel, slot_context, batch, turn_context, prefix_reuse=true))]
     fn new(
         py: Python<'_>,
         tokenizer: &PyTokenizer,
         context: usize,
         slots: usize,
+        parallel: usize,
         slot_context: usize,
         batch: usize,
         turn_context: usize,
         prefix_reuse: bool,
     ) -> PyResult<Self> {
         let limits = Limits { slots, context: slot_context, batch, vocab: tokenizer.tokenizer.size() };
-        let options = Options { prefix_reuse, context: turn_context };
+        let options = Options { parallel, prefix_reuse, context: turn_context };
         py.detach(|| {
             let model = tokenizer.model(context, limits)?;
             Ok(Self(Engine::open(Box::new(model), Arc::clone(&tokenizer.tokenizer), options)?))

@@ -1,5 +1,6 @@
 //! The KV streams and the sequences on them.
 
+use crate::scheduler::Phase;
 use crate::sequence::Sequence;
 use crate::vocab::Token;
 
@@ -40,12 +41,6 @@ impl Slots {
     #[must_use]
     pub fn running(&self) -> usize {
         self.slots.iter().filter(|slot| slot.sequence.is_some()).count()
-    }
-
-    /// Number of slots on which nothing runs.
-    #[must_use]
-    pub fn free(&self) -> usize {
-        self.len() - self.running()
     }
 
     /// The lowest slot on which nothing runs.
@@ -122,6 +117,11 @@ impl Slots {
     #[must_use]
     pub fn get(&self, slot: usize) -> Option<&Sequence> {
         self.slots[slot].sequence.as_ref()
+    }
+
+    /// The sequences that have prompt tokens left to prefill.
+    pub fn in_prefill(&self) -> impl Iterator<Item = &Sequence> {
+        self.iter().flatten().filter(|sequence| sequence.phase() != Phase::Decode)
     }
 
     /// The sequences on `rows` slots from `first` on, for change.

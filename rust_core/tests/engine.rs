@@ -21,8 +21,13 @@ fn open(slots: usize, batch: usize, prefix_reuse: bool) -> Engine {
 }
 
 fn open_on(model: Scripted, prefix_reuse: bool) -> Engine {
+    let parallel = model.limits().slots;
+    open_with(model, Options { parallel, prefix_reuse, context: CONTEXT })
+}
+
+fn open_with(model: Scripted, options: Options) -> Engine {
     let tokenizer = Arc::new(Tokenizer::new(Box::new(ByteVocab::default())).unwrap());
-    Engine::open(Box::new(model), tokenizer, Options { prefix_reuse, context: CONTEXT }).unwrap()
+    Engine::open(Box::new(model), tokenizer, options).unwrap()
 }
 
 fn sampling(max_tokens: u32) -> Sampling {
@@ -80,9 +85,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn texts_do_not_depend_on_slots_batch_or_reuse(work in work(), slots in 1usize..9, batch in 4usize..200, reuse: bool) {
+    fn texts_do_not_depend_on_slots_batch_or_reuse(
+        work in work(), parallel in 1usize..9, spare in 0usize..5, batch in 4usize..200, prefix_reuse: bool
+    ) {
         let expected = texts(run(&open(1, 512, false), turns(&work)));
-        let engine = open(slots, batch, reuse);
+        let model = Scripted::new(parallel + spare, CONTEXT, batch);
+        let engine = open_with(model, Options { parallel, prefix_reuse, context: CONTEXT });
         prop_assert_eq!(texts(run(&engine, turns(&work))), expected);
         let stats = engine.stats();
         prop_assert_eq!((stats.running, stats.waiting, stats.failed_turns), (0, 0, 0));
@@ -118,6 +126,41 @@ fn shared_beginnings_are_prefilled_once_where_a_slot_has_them() {
     let after = engine.stats();
     assert!(after.prefilled_tokens - before.prefilled_tokens <= 8 * 6, "{after:?}");
     assert!(after.cached_tokens > 8 * 130, "{after:?}");
+}
+
+#[test]
+fn turns_that_come_together_prefill_what_they_share_once() {
+    let engine = open(8, 512, true);
+    let prompt = |i: usize| format!("{} {i}", "A long beginning. ".repeat(8));
+    let before = engine.stats();
+    run(&engine, (0..8).map(|i| turn("s", &format!("t{i}"), &prompt(i), sampling(2))).collect());
+    let after = engine.stats();
+    let distinct = (prompt(0).len() + 2 + 7 * 3) as u64;
+    assert!(after.prefilled_tokens - before.prefilled_tokens <= distinct, "{after:?}, {distinct}");
+}
+
+#[test]
+fn turns_that_share_nothing_do_not_wait_for_those_that_do() {
+    // The first is prefilled in many steps; those that begin like it wait, the one behind them goes.
+    let engine = open(2, 8, true);
+    let long = |i: usize| format!("{} {i}", "A long beginning. ".repeat(9));
+    let mut turns: Vec<Turn> = (0..3).map(|i| turn("s", &format!("long{i}"), &long(i), sampling(1))).collect();
+    turns.push(turn("s", "short", "Who?", sampling(1)));
+    let order: Vec<String> = run(&engine, turns).into_iter().map(|answer| answer.turn.path).collect();
+    assert_eq!(order[1], "short", "{order:?}");
+}
+
+#[test]
+fn spare_slots_keep_beginnings_while_all_turns_that_may_run_do() {
+    let prefilled = |spare: usize| {
+        let engine = open_with(Scripted::new(2 + spare, CONTEXT, 512), Options { parallel: 2, prefix_reuse: true, context: CONTEXT });
+        let beginning = |i: usize| format!("Beginning {}: {}", ["one", "two", "three", "four"][i], "and so it goes on. ".repeat(6));
+        for round in 0..3 {
+            run(&engine, (0..4).map(|i| turn("s", &format!("{round}/{i}"), &format!("{}{round}", beginning(i)), sampling(2))).collect());
+        }
+        engine.stats().prefilled_tokens
+    };
+    assert!(2 * prefilled(4) < prefilled(0), "{} {}", prefilled(4), prefilled(0));
 }
 
 #[test]
