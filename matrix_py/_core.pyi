@@ -444,6 +444,7 @@ class Engine:
         tokenizer: Tokenizer,
         context: int,
         slots: int,
+        parallel: int,
         slot_context: int,
         batch: int,
         turn_context: int,
@@ -455,7 +456,8 @@ class Engine:
             tokenizer: of the model that the context belongs to, not closed.
             context: address of the `llama_context`: one KV stream a sequence, `n_seq_max` = `slots`, `n_ubatch` =
                 `batch`. Nobody else may use it until the engine is closed; its owner frees it afterwards.
-            slots: turns in flight, 1 to `MAX_SEQUENCES`.
+            slots: KV streams, 1 to `MAX_SEQUENCES`.
+            parallel: turns in flight, 1 to `slots`; the other streams keep beginnings of prompts that may come again.
             slot_context: tokens that a KV stream holds.
             batch: tokens that a call to llama.cpp may hold.
             turn_context: tokens that a turn may hold, prompt and completion together: 3 to `slot_context`.
@@ -465,6 +467,17 @@ class Engine:
             ConfigError: an option is out of range; the message names it.
             EngineError: the probe fails.
             ModelError: the address is null, or the vocabulary has no two ordinary tokens to probe with.
+        """
+
+    def submit_tokens(self, work: Sequence[tuple[Turn, Sequence[int]]]) -> None:
+        """Queue turns whose prompts are these tokens, whatever their segments say, and which go on to the end of their budget.
+
+        Work of a given shape, for benchmarks. All of them are queued or, after an error, none. GIL released.
+
+        Raises:
+            ConfigError: a prompt and its budget do not fit the context, or a token is not in the vocabulary.
+            RequestError: a prompt has fewer than two tokens.
+            EngineError: the engine is closed, or its thread has ended.
         """
 
     def submit(self, turns: Sequence[Turn]) -> None:
@@ -509,7 +522,8 @@ class Engine:
         """Return what the engine has done since it was opened, as of the last step that it finished.
 
         `prefill_calls`, `decode_calls`: calls to llama.cpp; `prefilled_tokens`, `cached_tokens`: prompt tokens
-        computed, and taken over from KV; `generated_tokens`: tokens sampled; `stream_copies`: KV streams copied;
+        computed, and taken over from KV; `generated_tokens`: tokens sampled; `model_us`: time in llama.cpp, in microseconds;
+        `stream_copies`: KV streams copied;
         `turns`, `failed_turns`: turns answered, and those of them without a completion; `running`, `waiting`: turns in
         slots, and turns without one.
         """

@@ -32,6 +32,10 @@ Model = Annotated[
     ),
 ]
 Parallel = Annotated[int | None, typer.Option("--parallel", help="Turns in flight, 1 to 256. [default: 16, or what fits]")]
+Cache = Annotated[
+    int | None,
+    typer.Option("--cache", help="Prompts kept in KV for turns to come, beside those in flight. [default: as many, or what fits]"),
+]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all]")]
 Batch = Annotated[int, typer.Option("--batch", help="Tokens that one call to llama.cpp may hold (its n_ubatch).")]
 GpuLayers = Annotated[int, typer.Option("--gpu-layers", help="Layers to put on a GPU; -1 for all.")]
@@ -114,6 +118,7 @@ def simulate(
         bool | None,
         typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]"),
     ] = None,
+    cache: Cache = None,
     threads: Threads = None,
     batch: Batch = 512,
     gpu_layers: GpuLayers = 0,
@@ -142,6 +147,7 @@ def simulate(
     engine = EngineOptions(
         context=ctx,
         parallel=parallel,
+        cached=cache,
         deterministic=deterministic,
         threads=threads,
         batch=batch,
@@ -175,6 +181,7 @@ def resume(
     run: Run,
     model: Annotated[str | None, typer.Option("--model", metavar="GGUF", help="Where the run's model is now, if it was moved.")] = None,
     parallel: Parallel = None,
+    cache: Cache = None,
     threads: Threads = None,
     batch: Batch = 512,
     gpu_layers: Annotated[int | None, typer.Option("--gpu-layers", help="Layers to put on a GPU. [default: as before]")] = None,
@@ -190,7 +197,7 @@ def resume(
     if gpu_layers is None:
         with Log.open(run, read_only=True) as log:
             gpu_layers = log.record.execution.gpu_layers
-    engine = EngineOptions(parallel=parallel, threads=threads, batch=batch, gpu_layers=gpu_layers, prefix_reuse=prefix_reuse)
+    engine = EngineOptions(parallel=parallel, cached=cache, threads=threads, batch=batch, gpu_layers=gpu_layers, prefix_reuse=prefix_reuse)
     with RunProgress(quiet=quiet) as progress:
         summary = go_on(run, model=model, engine=engine, reporter=progress)
     print_summary(summary)
@@ -353,6 +360,62 @@ def sql(
             writer.writerows([readable(cell(value)) for value in row] for row in rows)
         case TableFormat.JSON:
             sys.stdout.write(json_rows(columns, rows) + "\n")
+
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure the engine: on work of a given shape, and beside llama.cpp's own server.")
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("turns")
+def bench_turns(
+    model: Model,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Scenes, which share a preamble.")] = 4,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of a scene, one after the other.")] = 4,
+    roles: Annotated[int, typer.Option("--roles", min=1, help="Turns of a round, which may run together.")] = 5,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to generate for each turn.")] = 32,
+    preamble: Annotated[int, typer.Option("--preamble", min=0, help="Tokens that all prompts begin with.")] = 200,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each engine, alternating; the median counts.")] = 1,
+    server: Annotated[Path | None, typer.Option("--server", metavar="PATH", help="A llama-server to compare with.")] = None,
+    server_options: Annotated[
+        str | None,
+        typer.Option("--server-options", metavar="TEXT", help="Its options, such as '-np 8 -no-kvu -fa on'. [default: the best of twelve]"),
+    ] = None,
+    deterministic: Annotated[
+        bool | None,
+        typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]"),
+    ] = None,
+    parallel: Parallel = None,
+    cache: Cache = None,
+    threads: Threads = None,
+    batch: Batch = 512,
+    gpu_layers: GpuLayers = 0,
+    prefix_reuse: PrefixReuse = True,
+    output: Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")] = SceneFormat.TEXT,
+    quiet: Quiet = False,
+) -> None:
+    """Turns a second on scenes of random tokens that share prefixes as real ones do. Only their shape counts, so any weights will do."""
+    from matrix_py.bench.turns import bench_turns as bench
+    from matrix_py.bench.workload import Shape
+    from matrix_py.engine import EngineOptions
+    from matrix_py.terminal import RunProgress, json_text, print_comparison
+
+    shape = Shape(scenes=scenes, rounds=rounds, roles=roles, tokens=tokens, preamble=preamble)
+    options = EngineOptions(
+        context=shape.longest,
+        parallel=parallel,
+        cached=cache,
+        deterministic=deterministic,
+        threads=threads,
+        batch=batch,
+        gpu_layers=gpu_layers,
+        prefix_reuse=prefix_reuse,
+    )
+    with RunProgress(quiet=quiet) as progress:
+        found = bench(model, shape, options, runs=runs, server=server, server_options=server_options, announce=progress.line)
+    if output is SceneFormat.JSON:
+        sys.stdout.write(json_text(found.document()) + "\n")
+    else:
+        print_comparison(found)
 
 
 @app.command()

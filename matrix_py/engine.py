@@ -27,6 +27,8 @@ class EngineOptions:
     Attributes:
         context: tokens that a turn may hold; None for what the model was trained on, at most 4,096.
         parallel: turns in flight; None for 16, or fewer where the KV of so many does not fit the memory.
+        cached: KV streams beside those of the turns in flight, which keep beginnings of prompts that may come again; None for as many as
+            turns in flight, or fewer where they do not fit half of the memory.
         deterministic: None to follow the self-test.
         threads: CPU threads; None for all.
         batch: tokens a call to llama.cpp may hold (n_ubatch).
@@ -38,6 +40,7 @@ class EngineOptions:
 
     context: int | None = None
     parallel: int | None = None
+    cached: int | None = None
     deterministic: bool | None = None
     threads: int | None = None
     batch: int = DEFAULT_BATCH
@@ -55,6 +58,11 @@ class EngineOptions:
         if self.parallel is not None and not 1 <= self.parallel <= _core.MAX_SEQUENCES:
             raise ConfigError(
                 f"--parallel is {self.parallel}: give 1 to {_core.MAX_SEQUENCES} (llama.cpp allows {_core.MAX_SEQUENCES} sequences)"
+            )
+        if self.cached is not None and not 0 <= self.cached <= _core.MAX_SEQUENCES - (self.parallel or 1):
+            raise ConfigError(
+                f"--cache is {self.cached}: give 0 to {_core.MAX_SEQUENCES - (self.parallel or 1)} (llama.cpp allows "
+                f"{_core.MAX_SEQUENCES} sequences, turns in flight included)"
             )
         if self.context is not None and self.context < 16:
             raise ConfigError(f"--ctx is {self.context}: give at least 16 tokens")
@@ -106,9 +114,9 @@ class Engine:
         try:
             self.tokenizer = self._model.tokenizer
             self.deterministic, self.self_test = self._decide(options, announce)
-            self.parallel = _parallel(options.parallel, self.context, self._model.kv_bytes_per_token())
+            self.parallel, self.cached = _streams(options, self.context, self._model.kv_bytes_per_token())
             shape = ContextShape(
-                slots=self.parallel,
+                slots=self.parallel + self.cached,
                 slot_context=self.context,
                 batch=options.batch,
                 threads=self.threads,
@@ -124,7 +132,8 @@ class Engine:
             self._core = _core.Engine(
                 tokenizer=self.tokenizer,
                 context=self._context.address,
-                slots=self.parallel,
+                slots=self.parallel + self.cached,
+                parallel=self.parallel,
                 slot_context=self._context.slot_context,
                 batch=options.batch,
                 turn_context=self.context,
@@ -134,10 +143,10 @@ class Engine:
             self._context.close()
             self._model.close()
             raise
-        kv_mib = self._model.kv_bytes_per_token() * self._context.slot_context * self.parallel / 2**20
+        kv_mib = self._model.kv_bytes_per_token() * self._context.slot_context * (self.parallel + self.cached) / 2**20
         self.summary = (
             f"{self.path.name}: {self.facts.n_params / 1e6:,.1f}M parameters ({self.facts.description}), "
-            f"{self.parallel} sequences of {self.context} tokens, KV {kv_mib:.0f} MiB, "
+            f"{self.parallel} sequences of {self.context} tokens, {self.cached} more for prompts to come, KV {kv_mib:.0f} MiB, "
             f"{self.threads} threads, {'deterministic' if self.deterministic else 'not deterministic'} ({self.self_test})"
         )
 
@@ -186,6 +195,10 @@ class Engine:
         """Queue turns; see `Answerer`."""
         self._core.submit(turns)
 
+    def submit_tokens(self, work: list[tuple[_core.Turn, list[int]]]) -> None:
+        """Queue turns with these tokens as their prompts, for benchmarks; see `_core.Engine`."""
+        self._core.submit_tokens(work)
+
     def collect(self, timeout_s: float) -> list[tuple[_core.Turn, _core.Completion | Exception]]:
         """Return what is answered; see `Answerer`."""
         return self._core.collect(timeout_s)
@@ -220,17 +233,21 @@ def _context(wanted: int | None, facts: ModelFacts) -> int:
     return wanted
 
 
-def _parallel(wanted: int | None, context: int, kv_bytes_per_token: int) -> int:
-    slot_bytes = kv_bytes_per_token * (context + 256)
+def _streams(options: EngineOptions, context: int, kv_bytes_per_token: int) -> tuple[int, int]:
+    """Return how many turns may be in flight, and how many KV streams keep beginnings of prompts besides."""
+    stream = max(kv_bytes_per_token * (context + 256), 1)
     memory = _available_bytes()
-    if wanted is None:
-        return max(1, min(DEFAULT_PARALLEL, memory // 2 // max(slot_bytes, 1)))
-    if wanted * slot_bytes > memory:
+    fitting = memory // 2 // stream
+    parallel = options.parallel or max(1, min(DEFAULT_PARALLEL, fitting))
+    cached = options.cached
+    if cached is None:
+        cached = max(0, min(parallel, fitting - parallel, _core.MAX_SEQUENCES - parallel)) if options.prefix_reuse else 0
+    if (parallel + cached) * stream > memory:
         raise ModelError(
-            f"{wanted} sequences of {context} tokens need {wanted * slot_bytes / 2**30:.1f} GiB of KV, and {memory / 2**30:.1f} GiB "
-            "of memory are free: lower --parallel or --ctx"
+            f"{parallel + cached} sequences of {context} tokens need {(parallel + cached) * stream / 2**30:.1f} GiB of KV, and "
+            f"{memory / 2**30:.1f} GiB of memory are free: lower --parallel, --cache or --ctx"
         )
-    return wanted
+    return parallel, cached
 
 
 def _available_cpus() -> int:

@@ -317,6 +317,7 @@ def _execution(options: SimulateOptions, engine: Engine) -> Execution:
         gpu_layers=options.engine.gpu_layers,
         kv="isolated f16",
         parallel=engine.parallel,
+        cached=engine.cached,
         threads=engine.threads,
         batch=options.engine.batch,
         prefix_reuse=options.engine.prefix_reuse,

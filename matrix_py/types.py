@@ -84,6 +84,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     prompts_dir: str  # where prompts and settings came from, besides the package; empty for nowhere
     config_file: str
     versions: dict[str, str]  # package -> version
+    cached: int = 0  # KV streams beside those of the turns in flight
     model_check: dict[str, Any] | None = None  # what `matrix check-model` found of the model before the run, if it was asked
 
 

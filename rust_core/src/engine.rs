@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ use crate::scheduler::{MIN_BATCH, Phase, Span, plan};
 use crate::sequence::Sequence;
 use crate::slots::Slots;
 use crate::turn::{Completion, Facts, Finish, Outcome, Turn, numbered_path};
-use crate::vocab::Tokenizer;
+use crate::vocab::{Token, Tokenizer};
 
 /// How the engine uses the model. None of it changes what is said where the model is deterministic.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,8 @@ pub struct Stats {
     pub prefilled_tokens: u64,
     pub cached_tokens: u64,
     pub generated_tokens: u64,
+    /// Time in the model, fetching logits included, in microseconds.
+    pub model_us: u64,
     /// KV streams copied, for reuse of a prefix or to close a gap.
     pub stream_copies: u64,
     pub turns: u64,
@@ -141,6 +143,34 @@ impl Engine {
         let sender = lock(&self.commands).clone().ok_or(Error::Closed)?;
         let commands = turns.into_iter().map(|turn| self.prepare(turn)).collect::<Result<Vec<_>>>()?;
         commands.into_iter().try_for_each(|command| sender.send(command).map_err(|_| Error::Closed))
+    }
+
+    /// Queue turns whose prompts are these tokens, whatever their segments say, and which go on to the end of their budget: work of a
+    /// given shape, for benchmarks.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; [`Error::PromptTooShort`], [`Error::Option`] for a prompt that leaves no room for its budget, or for a token that
+    /// is not in the vocabulary: then none is queued.
+    pub fn submit_tokens(&self, work: Vec<(Turn, Vec<Token>)>) -> Result<()> {
+        let sender = lock(&self.commands).clone().ok_or(Error::Closed)?;
+        let vocab = self.tokenizer.size();
+        for (turn, prompt) in &work {
+            if prompt.len() < 2 {
+                return Err(Error::PromptTooShort { path: turn.path.clone(), tokens: prompt.len() });
+            }
+            let length = prompt.len() + turn.sampling.max_tokens as usize;
+            if length > self.context {
+                return Err(Error::Option { name: "context", value: self.context.to_string(), expected: format!("at least {length}") });
+            }
+            if let Some(token) = prompt.iter().find(|&&token| usize::try_from(token).map_or(true, |token| token >= vocab)) {
+                return Err(Error::Option { name: "token", value: token.to_string(), expected: format!("below {vocab}") });
+            }
+        }
+        work.into_iter().try_for_each(|(turn, prompt)| {
+            let max_tokens = turn.sampling.max_tokens as usize;
+            let sequence = Sequence::new(turn, prompt, max_tokens, None).without_end();
+            sender.send(Command::Run(Box::new(sequence))).map_err(|_| Error::Closed)
+        })
     }
 
     /// Answers that are there; when there are none, wait up to `timeout` for the first.
@@ -394,9 +424,11 @@ impl Loop {
 
     /// Decode a rectangle and let each sequence that wanted logits choose its token, in parallel. Returns the slots of those.
     fn decode_and_sample(&mut self, rectangle: &Rectangle) -> Result<Vec<(usize, Result<()>)>> {
+        let began = Instant::now();
         self.model.decode(rectangle)?;
         let outputs = rectangle.outputs.iter().filter(|&&output| output).count();
         let logits = if outputs > 0 { self.model.logits()? } else { Vec::new() };
+        self.stats.model_us += u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         if logits.len() != outputs {
             let reason = format!("{} rows of logits instead of {outputs}", logits.len());
             return Err(Error::Decode { tokens: rectangle.tokens.len(), reason });

@@ -457,6 +457,11 @@ impl PyEngine {
         Ok(py.detach(|| self.0.submit(turns))?)
     }
 
+    fn submit_tokens(&self, py: Python<'_>, work: Vec<(Turn, Vec<Token>)>) -> PyResult<()> {
+        let work = work.into_iter().map(|(turn, prompt)| ((*turn.0).clone(), prompt)).collect();
+        Ok(py.detach(|| self.0.submit_tokens(work))?)
+    }
+
     fn collect(&self, py: Python<'_>, timeout_s: f64) -> PyResult<Vec<(Turn, Py<PyAny>)>> {
         let timeout = Duration::try_from_secs_f64(timeout_s).map_err(|_| Error::Option {
             name: "timeout_s",
@@ -486,6 +491,7 @@ impl PyEngine {
             ("prefilled_tokens", stats.prefilled_tokens),
             ("cached_tokens", stats.cached_tokens),
             ("generated_tokens", stats.generated_tokens),
+            ("model_us", stats.model_us),
             ("stream_copies", stats.stream_copies),
             ("turns", stats.turns),
             ("failed_turns", stats.failed_turns),

@@ -18,6 +18,8 @@ pub struct Sequence {
     generated: Vec<Token>,
     max_tokens: usize,
     form: Option<Form>,
+    /// Whether a token that ends a turn does.
+    may_end: bool,
     text: Vec<u8>,
     finish: Option<Finish>,
     /// Order of admission, for the scheduler.
@@ -46,6 +48,7 @@ impl Sequence {
             generated: Vec::new(),
             max_tokens,
             form,
+            may_end: true,
             text: Vec::new(),
             finish: None,
             order: 0,
@@ -53,6 +56,12 @@ impl Sequence {
             times,
             scratch: Vec::new(),
         }
+    }
+
+    /// Go on to the end of the budget, whatever the model says.
+    #[must_use]
+    pub fn without_end(self) -> Self {
+        Self { may_end: false, ..self }
     }
 
     /// The prompt's tokens.
@@ -136,7 +145,7 @@ impl Sequence {
                 bound
             }
         };
-        if tokenizer.ends_turn(token) {
+        if self.may_end && tokenizer.ends_turn(token) {
             self.finish = Some(if self.form.is_some() { Finish::Form } else { Finish::Eos });
             return Ok(());
         }

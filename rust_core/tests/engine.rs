@@ -294,6 +294,21 @@ fn log_odds_are_taken_once_and_only_where_a_form_decides() {
 }
 
 #[test]
+fn prompts_of_tokens_go_on_to_the_end_of_their_budget() {
+    let engine = open(3, 64, true);
+    let free = Sampling { stop: vec![], ..sampling(50) };
+    let work = |prompt: &str| (turn("s", prompt, "", free.clone()), [256].into_iter().chain(prompt.bytes().map(i32::from)).collect());
+    engine.submit_tokens((0..12).map(|i| work(&format!("number {i}"))).collect()).unwrap();
+    for answer in collect(&engine, 12) {
+        let completion = answer.result.unwrap();
+        assert_eq!((completion.facts.generated_tokens, completion.finish), (50, Finish::Length));
+    }
+    for prompt in [vec![256], vec![256, 259], vec![256, -1], vec![1; CONTEXT - 49]] {
+        assert!(engine.submit_tokens(vec![(turn("s", "bad", "", free.clone()), prompt)]).is_err());
+    }
+}
+
+#[test]
 fn what_cannot_be_asked_is_refused_at_once() {
     let engine = open(1, 64, true);
     let bad_form = Sampling { form: Some("start: (".into()), ..sampling(4) };

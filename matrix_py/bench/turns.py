@@ -1,0 +1,186 @@
+"""Turns a second on work of a given shape: this engine's, and a llama-server's beside it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from matrix_py import _core
+from matrix_py.bench.server import Server
+from matrix_py.bench.workload import Answering, Key, Shape, Tokens, distinct_tokens, timed, work_of
+from matrix_py.engine import Engine, EngineOptions
+from matrix_py.errors import EngineError
+
+# What a server may run with; the best of them is what it is compared by.
+SERVER_CONFIGURATIONS = tuple(
+    f"-np {slots} {unified} -fa {attention}" for slots in (4, 8, 16) for unified in ("-kvu", "-no-kvu") for attention in ("on", "off")
+)
+
+
+@dataclass(slots=True)
+class Timing:
+    """What runs of one engine on the same work took.
+
+    Attributes:
+        name: the engine, with its configuration.
+        turns: of one run.
+        generated: tokens of one run.
+        seconds: of each run.
+        prompt_tokens: of all prompts of one run.
+        prefilled: of these, computed in the last run.
+        model_share: of the last run's time, in llama.cpp; None where that is not known.
+    """
+
+    name: str
+    turns: int
+    generated: int
+    prompt_tokens: int
+    seconds: list[float] = field(default_factory=list)
+    prefilled: int = 0
+    model_share: float | None = None
+
+    @property
+    def median_s(self) -> float:
+        """Median of the runs."""
+        return statistics.median(self.seconds)
+
+    @property
+    def turns_per_s(self) -> float:
+        """Of the median run."""
+        return self.turns / self.median_s
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        return asdict(self) | {"median_s": self.median_s, "turns_per_s": self.turns_per_s}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was measured.
+
+    Attributes:
+        distinct: prompt tokens that have to be computed if every shared beginning is computed once.
+        engine: this engine.
+        server: the server in its best configuration, if one was given.
+        tried: turns a second of the server's configurations in the runs that chose among them.
+    """
+
+    shape: Shape
+    distinct: int
+    engine: Timing
+    server: Timing | None
+    tried: dict[str, float]
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as many turns a second as the server."""
+        return self.engine.turns_per_s / self.server.turns_per_s if self.server else None
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        return {
+            "shape": asdict(self.shape),
+            "distinct_prompt_tokens": self.distinct,
+            "engine": self.engine.document(),
+            "server": self.server.document() if self.server else None,
+            "server_tried_turns_per_s": self.tried,
+            "ratio": self.ratio,
+        }
+
+
+def bench_turns(
+    model: str,
+    shape: Shape,
+    options: EngineOptions,
+    *,
+    runs: int = 1,
+    server: Path | None = None,
+    server_options: str | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Comparison:
+    """Run the work, alternating with a llama-server if one is given.
+
+    Args:
+        model: path of a GGUF, `hf:owner/repo/file.gguf`, or `embedded`.
+        shape: of the work.
+        options: of the engine; its context is set to what the work needs.
+        runs: of each engine.
+        server: path of llama.cpp's llama-server.
+        server_options: its configuration; None to try `SERVER_CONFIGURATIONS` once each and take the best.
+        announce: told in a line each what is under way.
+
+    Raises:
+        MatrixError: the model or the server cannot be used, or a turn fails.
+    """
+    with Engine(model, options, announce=announce) as engine:
+        announce(engine.summary)
+        work = work_of(shape, len(engine.tokenizer))
+        prompts = [prompt for scene in work for turns in scene for prompt in turns]
+        size = (len(prompts), len(prompts) * shape.tokens, sum(map(len, prompts)))
+        mode = "deterministic" if engine.deterministic else "not deterministic"
+        ours = Timing(f"matrix, {mode}, --parallel {engine.parallel} --cache {engine.cached}", *size)
+
+        def run_server(configuration: str, timing: Timing) -> None:
+            # A server of its own for each run, so that no run finds what another left behind.
+            with (
+                Server(server or Path(), engine.path, configuration, context=shape.longest, threads=engine.threads) as running,
+                running.answering(shape.tokens, engine.parallel) as answering,
+            ):
+                timing.seconds.append(timed(work, answering))
+                timing.prefilled = running.prefilled
+
+        tried: dict[str, float] = {}
+        theirs: Timing | None = None
+        if server is not None:
+            for configuration in [server_options] if server_options else SERVER_CONFIGURATIONS:
+                timing = Timing(f"llama-server {configuration}", *size)
+                run_server(configuration, timing)
+                tried[configuration] = timing.turns_per_s
+                announce(f"{timing.name}: {timing.turns_per_s:.3f} turns/s")
+            theirs = Timing(f"llama-server {max(tried, key=lambda each: tried[each])}", *size)
+        for number in range(runs):
+            with _engine_answering(engine, shape.tokens) as answering:
+                before = engine.stats()
+                ours.seconds.append(timed(work, answering))
+                after = engine.stats()
+            ours.prefilled = after["prefilled_tokens"] - before["prefilled_tokens"]
+            ours.model_share = (after["model_us"] - before["model_us"]) / 1e6 / ours.seconds[-1]
+            if theirs is not None:
+                run_server(theirs.name.removeprefix("llama-server "), theirs)
+            announce(f"run {number + 1} of {runs}: " + ", ".join(f"{each.seconds[-1]:.2f} s" for each in (ours, theirs) if each))
+    return Comparison(shape, distinct_tokens(work), ours, theirs, tried)
+
+
+@contextmanager
+def _engine_answering(engine: Engine, tokens: int) -> Iterator[Answering]:
+    sampling = _core.Sampling(tokens)
+    keys: dict[bytes, int] = {}
+    asked = 0
+
+    def submit(prompts: list[tuple[Key, Tokens]]) -> None:
+        nonlocal asked
+        turns = []
+        for (scene, role), prompt in prompts:
+            name = _core.scene_id("bench", str(scene), None, 0)
+            keys[name] = scene
+            asked += 1
+            turn = _core.Turn(
+                seed=0, scene=name, path=f"{role}/{asked}", attempt=1, kind="bench", segments=[("bench", True)], sampling=sampling
+            )
+            turns.append((turn, prompt))
+        engine.submit_tokens(turns)
+
+    def collect() -> list[Key]:
+        found = []
+        for turn, completion in engine.collect(600.0):
+            if isinstance(completion, Exception):
+                raise completion
+            if completion.generated_tokens != tokens:
+                raise EngineError(f"a turn gave {completion.generated_tokens} tokens instead of {tokens}")
+            found.append((keys[turn.scene], int(turn.path.partition("/")[0])))
+        return found
+
+    yield Answering(submit, collect)

@@ -1,0 +1,146 @@
+"""Benchmarks: the work is what it says, is computed as seldom as it can be, and a server is asked for the same."""
+
+import json
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matrix_py import EngineOptions
+from matrix_py.bench.turns import bench_turns
+from matrix_py.bench.workload import Shape, distinct_tokens, work_of
+from matrix_py.cli import main
+from matrix_py.errors import ConfigError, EngineError
+
+SMALL = Shape(scenes=2, rounds=2, roles=3, tokens=4, preamble=30, text=20, growth=5, card=8)
+OPTIONS = EngineOptions(context=SMALL.longest, parallel=4, threads=1)
+
+
+def test_work_is_scenes_of_rounds_of_prompts_that_share_what_they_should() -> None:
+    work = work_of(SMALL, 1000)
+    assert [[len(turns) for turns in scene] for scene in work] == [[3, 3], [3, 3]]
+    [[first, second], [other, _]] = work
+    assert {len(prompt) for prompt in first} == {1 + 30 + 20 + 5 + 8}
+    assert {len(prompt) + SMALL.tokens for prompt in second} == {SMALL.longest}
+    assert first[0][:31] == other[0][:31] and first[0][:32] != other[0][:32]
+    # The roles of a round have all but their cards in common, a role's rounds all but what is new.
+    assert first[0][:56] == first[1][:56] == second[0][:56] and first[0][56:] == second[0][61:] != first[1][56:]
+    assert work == work_of(SMALL, 1000) != work_of(SMALL, 1000, seed=1)
+    with pytest.raises(ConfigError, match="vocabulary of 310 tokens"):
+        work_of(SMALL, 310)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=12))
+def test_distinct_tokens_are_those_of_a_tree_of_all_prompts(prompts: list[list[int]]) -> None:
+    tree = {tuple(prompt[: end + 1]) for prompt in prompts for end in range(len(prompt))}
+    assert distinct_tokens([[prompts]]) == len(tree)
+
+
+def test_the_engine_computes_what_prompts_share_once(tiny_model: Path) -> None:
+    found = bench_turns(str(tiny_model), SMALL, OPTIONS, runs=2)
+    assert (found.engine.turns, found.engine.generated, len(found.engine.seconds)) == (12, 48, 2)
+    # The two tokens that each prompt keeps to itself at least are part of its card here.
+    assert found.engine.prefilled <= found.distinct
+    assert found.engine.model_share is not None and 0 < found.engine.model_share < 1
+    assert (found.server, found.ratio) == (None, None)
+
+
+def test_without_reuse_the_engine_computes_every_prompt(tiny_model: Path) -> None:
+    options = EngineOptions(context=SMALL.longest, parallel=4, threads=1, prefix_reuse=False)
+    found = bench_turns(str(tiny_model), SMALL, options)
+    assert found.engine.prefilled == found.engine.prompt_tokens > found.distinct
+
+
+# As much of a llama-server as the benchmark uses. What it was started with and asked is written beside it.
+_SERVER = """#!{python}
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+beside = Path(__file__).with_suffix(".jsonl")
+def note(what):
+    with beside.open("a") as file:
+        file.write(json.dumps(what) + "\\n")
+note(sys.argv[1:])
+if "--broken" in sys.argv:
+    sys.exit("error: unknown argument: --broken")
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def answer(self, body):
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    def do_GET(self):
+        self.answer({{"status": "ok"}})
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        note(asked)
+        given = asked["n_predict"] - ("--short" in sys.argv)
+        self.answer({{"tokens_predicted": given, "timings": {{"prompt_n": len(asked["prompt"]) - 1}}}})
+    def log_message(self, *_):
+        pass
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    path = tmp_path / "llama-server"
+    path.write_text(_SERVER.format(python=sys.executable), "utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_a_server_is_asked_for_the_same_work(tiny_model: Path, server: Path) -> None:
+    found = bench_turns(str(tiny_model), SMALL, OPTIONS, runs=2, server=server, server_options="-np 2 -fa on")
+
+    lines = [json.loads(line) for line in server.with_suffix(".jsonl").read_text("utf-8").splitlines()]
+    started = [line for line in lines if isinstance(line, list)]
+    asked = [line for line in lines if isinstance(line, dict)]
+    # Once to choose, then once a run.
+    assert len(started) == 3
+    assert {"-np", "2", "-fa", "on", "-m", str(tiny_model)} <= set(started[0])
+    prompts = [prompt for scene in work_of(SMALL, found_vocab(tiny_model)) for turns in scene for prompt in turns]
+    assert sorted(line["prompt"] for line in asked) == sorted(prompts * 3)
+    assert {(line["n_predict"], line["ignore_eos"], line["temperature"]) for line in asked} == {(4, True, 0.0)}
+    assert found.server is not None and found.ratio is not None
+    assert found.server.prefilled == found.server.prompt_tokens - found.server.turns
+    assert list(found.tried) == ["-np 2 -fa on"]
+
+
+def found_vocab(model: Path) -> int:
+    from matrix_py.models.llama import LlamaModel
+
+    with LlamaModel(model, vocab_only=True) as opened:
+        return len(opened.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ("-np 2 --broken", ConfigError, "llama-server does not run .*unknown argument: --broken"),
+        ("-np 2 --short", EngineError, "llama-server failed: it gave 3 tokens instead of 4"),
+    ],
+)
+def test_a_server_that_fails_is_one_line(tiny_model: Path, server: Path, options: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        bench_turns(str(tiny_model), SMALL, OPTIONS, server=server, server_options=options)
+
+
+def test_a_server_that_is_not_there_is_one_line(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--scenes", "1", "--rounds", "1", "--roles", "1", "--tokens", "2", "--server", str(tmp_path / "none"), "-q"]
+    assert main(["bench", "turns", "--model", str(tiny_model), *arguments]) == 2
+    assert "cannot be started (No such file or directory): give the path of llama-server" in capsys.readouterr().err
+
+
+def test_the_command_prints_a_line_or_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "turns", "--model", str(tiny_model), "--scenes", "1", "--rounds", "1", "--roles", "2", "--tokens", "2", "-q"]
+    assert main(arguments) == 0
+    assert " turns/s, " in capsys.readouterr().out
+    assert main([*arguments, "--format", "json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["engine"]["turns"], shown["ratio"]) == (2, None)
