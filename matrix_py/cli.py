@@ -4,6 +4,7 @@ import csv
 import enum
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -416,6 +417,32 @@ def bench_turns(
         sys.stdout.write(json_text(found.document()) + "\n")
     else:
         print_comparison(found)
+
+
+@bench_app.command("scheduler")
+def bench_scheduler(
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Social scenes.")] = 1000,
+    roles: Annotated[int, typer.Option("--roles", min=0, help="Roles of a scene besides the one who acts.")] = 5,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Acts of a scene.")] = 5,
+    parallel: Annotated[int, typer.Option("--parallel", min=1, max=256, help="Turns in flight.")] = 64,
+    cache: Annotated[int, typer.Option("--cache", min=0, max=255, help="KV streams beside theirs, for beginnings of prompts.")] = 192,
+    window: Annotated[int | None, typer.Option("--window", min=1, help="Scenes open at a time. [default: twice --parallel]")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the lengths of completions.")] = 0,
+    output: Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")] = SceneFormat.TEXT,
+    quiet: Quiet = False,
+) -> None:
+    """How much of the best possible speed the scheduler reaches, without a model: a step costs what it was measured to cost."""
+    from matrix_py.bench.scheduler import Load
+    from matrix_py.bench.scheduler import bench_scheduler as bench
+    from matrix_py.terminal import bar, json_text, print_schedules
+
+    load = Load(scenes=scenes, roles=roles, steps=steps, parallel=parallel, cached=cache, window=window or 2 * parallel, seed=seed)
+    with bar("scenes", scenes, quiet=quiet) as update:
+        found = bench(load, on_progress=update)
+    if output is SceneFormat.JSON:
+        sys.stdout.write(json_text({"load": asdict(load), "schedules": [asdict(schedule) for schedule in found]}) + "\n")
+    else:
+        print_schedules(found)
 
 
 @app.command()

@@ -136,6 +136,7 @@ class Pump:
         self._window = window
         self._complete = complete
         self._stopping = False
+        self._begun = 0
         self._on_progress = on_progress
         self._keep_up = keep_up
         self._open: dict[bytes, _OpenScene] = {}
@@ -188,6 +189,7 @@ class Pump:
 
     def _begin(self, stored: StoredScene) -> None:
         self._log.open(stored.scene, len(stored.events))
+        self._begun += 1
         scene = Scene(
             stored.scene,
             stored.instruction,
@@ -196,6 +198,8 @@ class Pump:
             prompts=self._prompts,
             limits=self._limits,
             emit=lambda event: self._append(open_scene, event),
+            # The oldest scene goes first, so that scenes end, and few are half done at any time.
+            rank=self._begun,
         )
         open_scene = _OpenScene(stored, scene, self._drive(scene, stored))
         self._open[stored.scene] = open_scene

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date, time
 from time import monotonic
 from types import TracebackType
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from matrix_py.bench.scheduler import Schedule
 from matrix_py.bench.turns import Comparison
 from matrix_py.check import PAIRS, Check, Share
 from matrix_py.errors import ConfigError
@@ -114,6 +116,15 @@ class _Eta(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(str(task.fields["eta"]))
+
+
+@contextmanager
+def bar(unit: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[str, int], None]]:
+    """Yield a function that shows what is under way and how many of `total` units of it are done."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    with Progress(*columns, console=notices, transient=True, disable=quiet or not notices.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda what, done: progress.update(task, description=what, completed=done)
 
 
 def print_summary(summary: RunSummary) -> None:
@@ -315,3 +326,18 @@ def print_comparison(found: Comparison) -> None:
         )
     if found.ratio is not None:
         console.print(f"ratio: {found.ratio:.2f}")
+
+
+def print_schedules(found: Sequence[Schedule]) -> None:
+    """Print how each policy fills the machine, a line each."""
+    for schedule in found:
+        figures = schedule.figures
+        console.print(
+            Text(
+                f"{schedule.policy:<13} {figures['efficiency']:.1%} of the best possible speed: {figures['seconds']:,.0f} s instead of "
+                f"{max(figures['work'], figures['critical_path']):,.0f} s, {figures['turns']:,.0f} turns in {figures['steps']:,.0f} steps "
+                f"and {figures['calls']:,.0f} calls, {figures['prefilled_tokens'] / figures['distinct_tokens']:.3f} times the distinct "
+                f"prompt tokens computed, {figures['stream_copies']:,.0f} streams copied"
+            ),
+            soft_wrap=True,
+        )

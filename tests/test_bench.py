@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matrix_py import EngineOptions
+from matrix_py.bench.scheduler import Load, bench_scheduler
 from matrix_py.bench.turns import bench_turns
 from matrix_py.bench.workload import Shape, distinct_tokens, work_of
 from matrix_py.cli import main
@@ -144,3 +145,31 @@ def test_the_command_prints_a_line_or_json(tiny_model: Path, capsys: pytest.Capt
     assert main([*arguments, "--format", "json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["engine"]["turns"], shown["ratio"]) == (2, None)
+
+
+def test_the_schedulers_figures_are_of_all_policies_and_follow_from_the_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    load = ["--scenes", "8", "--roles", "2", "--steps", "2", "--parallel", "8", "--cache", "24"]
+
+    def measured(*more: str) -> list[dict[str, dict[str, float]]]:
+        assert main(["bench", "scheduler", *load, "--format", "json", *more]) == 0
+        found: list[dict[str, dict[str, float]]] = json.loads(capsys.readouterr().out)["schedules"]
+        return found
+
+    schedules = measured()
+    assert [schedule["policy"] for schedule in schedules] == ["oldest-scene", "fifo", "lock-step"]
+    assert all(0 < schedule["figures"]["efficiency"] <= 1 for schedule in schedules)
+    assert measured() == schedules != measured("--seed", "1")
+    assert main(["bench", "scheduler", *load]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "of the best possible speed" in lines[0]
+
+
+def test_a_scheduler_benchmark_can_be_interrupted() -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(policy: str, ended: int) -> None:
+        raise Enough(policy, ended)
+
+    with pytest.raises(Enough, match="oldest-scene"):
+        bench_scheduler(Load(scenes=3, roles=1, steps=1, parallel=4, cached=4), on_progress=stop)

@@ -73,6 +73,7 @@ class Scene:
         prompts: Prompts,
         limits: Limits,
         emit: Callable[[Event], None],
+        rank: int = 0,
     ) -> None:
         """Only the pump makes these; in tests of scenes, `matrix_py.testing` does."""
         self.scene_id = scene_id
@@ -81,6 +82,7 @@ class Scene:
         self.prompts = prompts
         self.limits = limits
         self._seed = seed
+        self._rank = rank
         self._emit = emit
         self._paths: set[str] = set()
         self.misuse: SceneError | None = None  # what keeps the scene from going on; the pump looks for it
@@ -152,6 +154,7 @@ class Scene:
                 kind=kind,
                 segments=self.prompts.render(kind, values, retry=attempt > 1),
                 sampling=sampling,
+                rank=self._rank,
             )
             completion = await _Ask(turn)
             self.emit(self._completed(turn, completion, values))

@@ -1,6 +1,6 @@
 //! The batching loop: turns in, answers out. It runs on a thread of its own, which alone touches the model; the GIL is never held there.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use crate::grammar::Grammars;
 use crate::hash::Hash;
 use crate::model::Model;
 use crate::prefix;
-use crate::scheduler::{MIN_BATCH, Phase, Span, plan};
+use crate::scheduler::{MIN_BATCH, Span, decode, prefill};
 use crate::sequence::Sequence;
 use crate::slots::Slots;
 use crate::turn::{Completion, Facts, Finish, Outcome, Turn, numbered_path};
@@ -43,6 +43,8 @@ pub struct Answer {
 /// What the engine has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Rounds of the loop: prompt tokens up to a batch, then a token of each sequence that decodes.
+    pub steps: u64,
     pub prefill_calls: u64,
     pub decode_calls: u64,
     pub prefilled_tokens: u64,
@@ -106,19 +108,7 @@ impl Engine {
         let (commands, inbox) = unbounded();
         let (outbox, answers) = unbounded();
         let stats = Arc::default();
-        let run = Loop {
-            slots: Slots::new(limits.slots),
-            parallel: options.parallel,
-            batch: limits.batch,
-            model,
-            tokenizer: Arc::clone(&tokenizer),
-            prefix_reuse: options.prefix_reuse,
-            waiting: VecDeque::new(),
-            admitted: 0,
-            outbox,
-            stats: Stats::default(),
-            shared_stats: Arc::clone(&stats),
-        };
+        let run = Loop::new(model, Arc::clone(&tokenizer), options, outbox, Arc::clone(&stats));
         let thread = std::thread::Builder::new()
             .name("matrix-engine".into())
             .spawn(move || run.run(&inbox))
@@ -257,15 +247,17 @@ impl Drop for Engine {
 }
 
 /// State of the engine's thread.
-struct Loop {
+pub(crate) struct Loop {
     model: Box<dyn Model>,
     tokenizer: Arc<Tokenizer>,
     slots: Slots,
     parallel: usize,
     batch: usize,
     prefix_reuse: bool,
-    waiting: VecDeque<Box<Sequence>>,
-    /// Sequences admitted so far: the order of the next.
+    /// By rank, and among equals by the order in which they came.
+    waiting: BTreeMap<(u64, u64), Box<Sequence>>,
+    /// Sequences queued and admitted so far: the order of the next.
+    queued: u64,
     admitted: u64,
     outbox: Sender<Answer>,
     stats: Stats,
@@ -273,6 +265,30 @@ struct Loop {
 }
 
 impl Loop {
+    pub(crate) fn new(
+        model: Box<dyn Model>,
+        tokenizer: Arc<Tokenizer>,
+        options: Options,
+        outbox: Sender<Answer>,
+        shared_stats: Arc<Mutex<Stats>>,
+    ) -> Self {
+        let limits = model.limits();
+        Self {
+            slots: Slots::new(limits.slots),
+            parallel: options.parallel,
+            batch: limits.batch,
+            model,
+            tokenizer,
+            prefix_reuse: options.prefix_reuse,
+            waiting: BTreeMap::new(),
+            queued: 0,
+            admitted: 0,
+            outbox,
+            stats: Stats::default(),
+            shared_stats,
+        }
+    }
+
     fn run(mut self, inbox: &Receiver<Command>) {
         // A bug must not leave anybody waiting for an answer that never comes.
         if catch_unwind(AssertUnwindSafe(|| {
@@ -288,7 +304,7 @@ impl Loop {
                     self.fail(sequence, Error::Decode { tokens: 0, reason: reason.clone() });
                 }
             }
-            while let Some(sequence) = self.waiting.pop_front() {
+            while let Some((_, sequence)) = self.waiting.pop_first() {
                 self.fail(*sequence, Error::Decode { tokens: 0, reason: reason.clone() });
             }
         }
@@ -300,7 +316,7 @@ impl Loop {
             let idle = self.waiting.is_empty() && self.slots.running() == 0;
             let command = if idle { inbox.recv().map_err(|_| TryRecvError::Disconnected) } else { inbox.try_recv() };
             match command {
-                Ok(Command::Run(sequence)) => self.waiting.push_back(sequence),
+                Ok(Command::Run(sequence)) => self.queue(sequence),
                 Ok(Command::Answer(answer)) => self.answer(*answer),
                 Ok(Command::CancelScene(scene)) => self.cancel(scene),
                 Err(TryRecvError::Empty) => return true,
@@ -309,14 +325,30 @@ impl Loop {
         }
     }
 
-    fn step(&mut self) {
+    /// Let a turn wait for a slot.
+    pub(crate) fn queue(&mut self, sequence: Box<Sequence>) {
+        self.waiting.insert((sequence.turn.rank, self.queued), sequence);
+        self.queued += 1;
+    }
+
+    /// Begin what can begin, and take every sequence in flight one step further.
+    pub(crate) fn step(&mut self) {
+        self.stats.steps += 1;
         self.admit();
         self.close_gaps();
-        let phases: Vec<Phase> = self.slots.iter().map(|sequence| sequence.map_or(Phase::Free, Sequence::phase)).collect();
-        for span in plan(&phases, self.batch) {
+        for span in prefill(&self.slots.phases(), self.batch) {
+            self.run_span(span);
+        }
+        // Among them those whose prompt is in KV just now: a slot left out would cut the rectangle in two.
+        for span in decode(&self.slots.phases(), self.batch) {
             self.run_span(span);
         }
         self.publish_stats();
+    }
+
+    /// What the loop has done so far.
+    pub(crate) fn stats(&self) -> Stats {
+        self.stats
     }
 
     fn publish_stats(&mut self) {
@@ -325,20 +357,17 @@ impl Loop {
         *lock(&self.shared_stats) = self.stats;
     }
 
-    /// Give the turns that wait longest the lowest free slots, with what is in KV of their prompts. Which of them gets which of these
+    /// Give the first turns that wait the lowest free slots, with what is in KV of their prompts. Which of them gets which of these
     /// slots is decided by what the slots hold.
     fn admit(&mut self) {
         while let Some(free) = self.parallel.checked_sub(self.slots.running()).filter(|&free| free > 0) {
             let Some(slot) = self.slots.lowest_free() else { return };
             let Some(place) = self.next_turn(slot, free) else { return };
-            let Some(mut sequence) = self.waiting.remove(place) else { return };
+            let Some(mut sequence) = self.waiting.remove(&place) else { return };
             let hit = if self.prefix_reuse { prefix::find(&self.slots, sequence.prompt(), slot) } else { None };
             let (source, mut cached) = hit.map_or((slot, 0), |hit| (hit.slot, hit.length));
-            if source != slot || 2 * cached < self.slots.prompt_tokens(slot).len() {
-                self.keep(slot, source);
-            }
+            self.keep(slot, source, if source == slot { cached } else { 0 });
             if source != slot {
-                self.slots.touch(source);
                 self.copy(source, slot);
             }
             if !self.model.truncate(slot, cached) {
@@ -354,13 +383,13 @@ impl Loop {
     /// The place in the queue of the turn for a free slot: of the first `free` that can go, the one that can use most of what the slot
     /// holds. A turn cannot go while another is about to have more of its prompt in KV than anybody has now: what two prompts begin with
     /// is computed once.
-    fn next_turn(&self, slot: usize, free: usize) -> Option<usize> {
+    fn next_turn(&self, slot: usize, free: usize) -> Option<(u64, u64)> {
         if !self.prefix_reuse {
-            return (!self.waiting.is_empty()).then_some(0);
+            return self.waiting.first_key_value().map(|(&place, _)| place);
         }
-        let in_reach = self.waiting.iter().enumerate().take(free + LOOKAHEAD);
+        let in_reach = self.waiting.iter().take(free + LOOKAHEAD);
         let ready = in_reach.filter(|(_, sequence)| !prefix::is_coming(&self.slots, sequence.prompt())).take(free);
-        prefix::best(&self.slots, ready.map(|(place, sequence)| (place, sequence.prompt())), slot)
+        prefix::best(&self.slots, ready.map(|(&place, sequence)| (place, sequence.prompt())), slot)
     }
 
     /// With nobody waiting, move the highest sequences into the gaps that finished ones left, so that decoding stays one rectangle.
@@ -369,7 +398,7 @@ impl Loop {
             if to > from {
                 return;
             }
-            self.keep(to, from);
+            self.keep(to, from, 0);
             self.copy(from, to);
             if let Some(sequence) = self.slots.vacate(from) {
                 self.slots.occupy(to, sequence);
@@ -377,10 +406,14 @@ impl Loop {
         }
     }
 
-    /// Before a free slot is overwritten from `source`, save what a sequence left behind there, in the place of what is longest out of use
+    /// Before all but the first `kept` tokens of a free slot are overwritten from `source`, save what a sequence left behind there, in the place of what is longest out of use
     /// above the running ones: the next turns about the same thing may begin with it.
-    fn keep(&mut self, slot: usize, source: usize) {
-        if !self.prefix_reuse || !prefix::worth_keeping(&self.slots, slot) {
+    fn keep(&mut self, slot: usize, source: usize, kept: usize) {
+        if !self.prefix_reuse {
+            return;
+        }
+        if !prefix::worth_keeping(&self.slots, slot, kept) {
+            self.slots.pass_on(slot);
             return;
         }
         if let Some(spare) = self.slots.spare(slot, source) {
@@ -473,9 +506,8 @@ impl Loop {
     }
 
     fn cancel(&mut self, scene: Hash) {
-        let (cancelled, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|sequence| sequence.turn.scene == scene);
-        self.waiting = waiting;
-        let cancelled: VecDeque<Box<Sequence>> = cancelled;
+        let places: Vec<_> = self.waiting.iter().filter(|(_, s)| s.turn.scene == scene).map(|(&place, _)| place).collect();
+        let cancelled: Vec<Box<Sequence>> = places.iter().filter_map(|place| self.waiting.remove(place)).collect();
         let running: Vec<usize> =
             self.slots.iter().enumerate().filter(|(_, s)| s.is_some_and(|s| s.turn.scene == scene)).map(|(slot, _)| slot).collect();
         let running: Vec<Sequence> = running.into_iter().filter_map(|slot| self.slots.vacate(slot)).collect();

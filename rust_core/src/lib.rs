@@ -13,6 +13,7 @@
 //! | [`sampler`], [`grammar`], `distinct` | the next token from logits; forms, through llguidance; lines that may not stand twice |
 //! | [`sequence`], [`slots`], [`prefix`], [`scheduler`] | a turn in flight; the KV streams; reuse of prompt tokens; what to decode next |
 //! | [`engine`] | the batching loop, on a thread of its own |
+//! | [`simulation`] | whole runs over a model that only counts: how well the loop fills a machine |
 //! | [`selftest`] | whether this model gives the same bits in any company |
 //! | `py` | everything that Python sees (feature `python`) |
 
@@ -35,6 +36,7 @@ pub mod scheduler;
 pub mod scripted;
 pub mod selftest;
 pub mod sequence;
+pub mod simulation;
 pub mod slots;
 pub mod turn;
 pub mod vocab;

@@ -1,12 +1,15 @@
 //! Reuse of prompt tokens that are in KV already. Only prompt tokens are reused, never generated ones: those were decoded one by one,
 //! and a prompt's tokens must not be (see [`crate::scheduler`]).
 
-use crate::slots::Slots;
+use crate::slots::{Slots, shared};
 use crate::vocab::Token;
 
 /// Copying a stream costs about as much as prefilling this many tokens (measured on a 135M model; more on a larger one, where reuse
 /// pays sooner).
 const MIN_COPY: usize = 16;
+
+/// Fewer tokens than these are not saved for turns that may never come.
+const MIN_KEPT: usize = 3 * MIN_COPY;
 
 /// Where a prompt's beginning is in KV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +19,8 @@ pub struct Hit {
     pub length: usize,
 }
 
-/// Which of the prompts can use most of what `slot` holds, by the place that stands with it; the first of equals.
-pub fn best<'a>(slots: &Slots, prompts: impl Iterator<Item = (usize, &'a [Token])>, slot: usize) -> Option<usize> {
+/// Which of the prompts can use most of what `slot` holds, by what stands with it; the first of equals.
+pub fn best<'a, P>(slots: &Slots, prompts: impl Iterator<Item = (P, &'a [Token])>, slot: usize) -> Option<P> {
     let held = slots.prompt_tokens(slot);
     let used = prompts.map(|(place, prompt)| (place, shared(held, prompt)));
     used.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(place, _)| place)
@@ -34,12 +37,12 @@ pub fn is_coming(slots: &Slots, prompt: &[Token]) -> bool {
     }
 }
 
-/// Whether what is left behind on a free slot is worth a copy: no other slot holds nearly all of it.
+/// Whether what is left behind on a free slot is worth a copy, before all but its first `kept` tokens are overwritten: no other slot holds
+/// nearly all of it. What only one prompt ended with is seldom asked for again.
 #[must_use]
-pub fn worth_keeping(slots: &Slots, slot: usize) -> bool {
+pub fn worth_keeping(slots: &Slots, slot: usize, kept: usize) -> bool {
     let held = slots.prompt_tokens(slot);
-    let elsewhere = (0..slots.len()).filter(|&other| other != slot).map(|other| shared(slots.prompt_tokens(other), held)).max();
-    held.len() >= elsewhere.unwrap_or(0) + MIN_COPY
+    held.len() >= kept.max(slots.elsewhere(slot, held)) + MIN_KEPT
 }
 
 /// The longest usable beginning of `prompt` in any slot. A prompt bound for `target` can use what is left there without a copy.
@@ -53,8 +56,4 @@ pub fn find(slots: &Slots, prompt: &[Token], target: usize) -> Option<Hit> {
         .fold(here, |best, hit| if hit.length > best.length { hit } else { best });
     let worth_a_copy = best.length >= here.length + MIN_COPY;
     Some(if worth_a_copy { best } else { here }).filter(|hit| hit.length > 0)
-}
-
-fn shared(a: &[Token], b: &[Token]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -27,7 +27,7 @@ use crate::payload::Payload;
 use crate::sampler::uniform;
 use crate::turn::{self, Facts, Finish, Outcome};
 use crate::vocab::{Token, Tokenizer};
-use crate::{engine, grammar, selftest};
+use crate::{engine, grammar, selftest, simulation};
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -119,7 +119,7 @@ struct Turn(Arc<turn::Turn>);
 #[pymethods]
 impl Turn {
     #[new]
-    #[pyo3(signature = (*, seed, scene, path, attempt, kind, segments, sampling))]
+    #[pyo3(signature = (*, seed, scene, path, attempt, kind, segments, sampling, rank=0))]
     fn new(
         seed: u64,
         scene: Hash,
@@ -128,9 +128,11 @@ impl Turn {
         kind: String,
         segments: Vec<(String, bool)>,
         sampling: &Sampling,
+        rank: u64,
     ) -> PyResult<Self> {
         let segments = segments.into_iter().map(|(text, trusted)| turn::Segment { text, trusted }).collect();
-        Ok(Self(Arc::new(turn::Turn::new(seed, scene, path, attempt, kind, segments, sampling.0.clone())?)))
+        let turn = turn::Turn::new(seed, scene, path, attempt, kind, segments, sampling.0.clone())?;
+        Ok(Self(Arc::new(turn::Turn { rank, ..turn })))
     }
 
     #[getter]
@@ -486,6 +488,7 @@ impl PyEngine {
     fn stats(&self) -> BTreeMap<&'static str, u64> {
         let stats = self.0.stats();
         BTreeMap::from([
+            ("steps", stats.steps),
             ("prefill_calls", stats.prefill_calls),
             ("decode_calls", stats.decode_calls),
             ("prefilled_tokens", stats.prefilled_tokens),
@@ -525,6 +528,59 @@ fn self_test(
         Ok::<_, PyErr>(selftest::run(&mut model as &mut dyn Model, &tokens, prompt_tokens, threads)?)
     })?;
     Ok((report.compositions, report.differing))
+}
+
+/// Run scenes on the engine's loop over a model that only counts; see `simulation`. Ctrl-C and what `on_progress` raises end it.
+#[pyfunction]
+#[pyo3(signature = (*, policy, scenes, roles, steps, window, parallel, cached, batch, seed, on_progress))]
+fn simulate_schedule(
+    py: Python<'_>,
+    policy: &str,
+    scenes: usize,
+    roles: usize,
+    steps: usize,
+    window: usize,
+    parallel: usize,
+    cached: usize,
+    batch: usize,
+    seed: u64,
+    on_progress: Py<PyAny>,
+) -> PyResult<BTreeMap<&'static str, f64>> {
+    let policy = match policy {
+        "oldest-scene" => simulation::Policy::OldestScene,
+        "fifo" => simulation::Policy::Fifo,
+        "lock-step" => simulation::Policy::LockStep,
+        _ => {
+            let expected = "oldest-scene, fifo or lock-step".into();
+            return Err(Error::Option { name: "policy", value: policy.to_owned(), expected }.into());
+        }
+    };
+    let load = simulation::Load { scenes, roles, steps, window, parallel, cached, batch, seed };
+    let mut raised = None;
+    let report = py.detach(|| {
+        simulation::run(&load, simulation::Cost::default(), policy, |ended| {
+            let told = Python::attach(|py| py.check_signals().and_then(|()| on_progress.call1(py, (ended,)).map(drop)));
+            raised = told.err();
+            raised.is_none()
+        })
+    });
+    if let Some(error) = raised {
+        return Err(error);
+    }
+    let report = report?;
+    Ok(BTreeMap::from([
+        ("seconds", report.seconds),
+        ("work", report.work),
+        ("critical_path", report.critical_path),
+        ("efficiency", report.efficiency()),
+        ("distinct_tokens", report.distinct_tokens as f64),
+        ("prefilled_tokens", report.stats.prefilled_tokens as f64),
+        ("generated_tokens", report.stats.generated_tokens as f64),
+        ("turns", report.stats.turns as f64),
+        ("steps", report.stats.steps as f64),
+        ("calls", (report.stats.prefill_calls + report.stats.decode_calls) as f64),
+        ("stream_copies", report.stats.stream_copies as f64),
+    ]))
 }
 
 #[pyfunction]
@@ -590,7 +646,7 @@ mod _core {
     #[pymodule_export]
     use super::{
         ArrowBatch, Completion, PyEngine, PyEventLog, PyTokenizer, Sampling, Turn, blake3, draw, form_accepts, hash_file,
-        log_callback_address, run_root, scene_id, self_test, sub_batch_callback_address, sub_batches, take_llama_log,
+        log_callback_address, run_root, scene_id, self_test, simulate_schedule, sub_batch_callback_address, sub_batches, take_llama_log,
     };
     use super::{BTreeMap, Bound, Error, MAX_SEQUENCES, PyModule, PyModuleMethods, PyResult, ffi, selftest};
 

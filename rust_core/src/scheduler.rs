@@ -24,13 +24,21 @@ pub struct Span {
     pub width: usize,
 }
 
-/// The rectangles of one step: at most one chunk of prefill, so that decoding sequences are not starved, then one rectangle for each run
-/// of adjacent decoding slots. The oldest sequence in prefill is always served.
+/// The rectangles of prompt tokens of one step: together as many tokens as one rectangle may hold, `batch`, so that decoding sequences are
+/// not starved. The oldest sequence in prefill is always served.
 ///
-/// `batch` is the number of tokens that one rectangle may hold, at least [`MIN_BATCH`].
+/// `batch` is at least [`MIN_BATCH`].
 #[must_use]
-pub fn plan(phases: &[Phase], batch: usize) -> Vec<Span> {
-    prefill_span(phases, batch).into_iter().chain(decode_spans(phases, batch)).collect()
+pub fn prefill(phases: &[Phase], batch: usize) -> Vec<Span> {
+    let mut left = phases.to_vec();
+    let mut budget = batch;
+    let mut spans = Vec::new();
+    while let Some(span) = prefill_span(&left, budget) {
+        left[span.first..span.first + span.rows].fill(Phase::Free);
+        budget -= span.rows * span.width;
+        spans.push(span);
+    }
+    spans
 }
 
 /// The least batch with which any prompt can be cut into chunks that are two or more wide and leave none behind of width one.
@@ -76,7 +84,9 @@ fn chunk_width(phases: &[Phase], first: usize, rows: usize, batch: usize) -> Opt
     (2..=greatest).rev().take(rows + 1).find(|&width| !leaves_one(width))
 }
 
-fn decode_spans(phases: &[Phase], batch: usize) -> Vec<Span> {
+/// The rectangles of generated tokens of one step: one for each run of adjacent decoding slots.
+#[must_use]
+pub fn decode(phases: &[Phase], batch: usize) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     for (slot, phase) in phases.iter().enumerate() {
         if *phase != Phase::Decode {
@@ -107,7 +117,9 @@ mod tests {
     proptest! {
         #[test]
         fn rectangles_keep_the_rules(phases in phases(), batch in MIN_BATCH..64) {
-            let spans = plan(&phases, batch);
+            let prompts = prefill(&phases, batch);
+            prop_assert!(prompts.iter().map(|span| span.rows * span.width).sum::<usize>() <= batch);
+            let spans = [prompts, decode(&phases, batch)].concat();
             let mut served = vec![0; phases.len()];
             for span in &spans {
                 prop_assert!(span.rows * span.width <= batch);
@@ -138,31 +150,32 @@ mod tests {
         }
     }
 
-    fn prefill(remaining: usize, order: u64) -> Phase {
+    fn prompt(remaining: usize, order: u64) -> Phase {
         Phase::Prefill { remaining, order }
     }
 
     #[test]
     fn adjacent_decoding_slots_are_one_rectangle() {
         let phases = [Phase::Decode, Phase::Decode, Phase::Free, Phase::Decode];
-        assert_eq!(plan(&phases, 512), [Span { first: 0, rows: 2, width: 1 }, Span { first: 3, rows: 1, width: 1 }]);
+        assert_eq!(decode(&phases, 512), [Span { first: 0, rows: 2, width: 1 }, Span { first: 3, rows: 1, width: 1 }]);
     }
 
     #[test]
     fn turns_that_start_together_prefill_together() {
-        let phases = [Phase::Decode, prefill(60, 3), prefill(60, 2), prefill(61, 4)];
+        let phases = [Phase::Decode, prompt(60, 3), prompt(60, 2), prompt(61, 4)];
         // 60 would leave one token of the last, 59 one of the others.
-        assert_eq!(plan(&phases, 512)[0], Span { first: 1, rows: 3, width: 58 });
+        assert_eq!(prefill(&phases, 512), [Span { first: 1, rows: 3, width: 58 }]);
     }
 
     #[test]
     fn a_short_neighbour_does_not_narrow_a_long_prompt() {
-        assert_eq!(plan(&[prefill(400, 1), prefill(5, 2)], 512)[0], Span { first: 0, rows: 1, width: 400 });
+        let spans = [Span { first: 0, rows: 1, width: 400 }, Span { first: 1, rows: 1, width: 5 }];
+        assert_eq!(prefill(&[prompt(400, 1), prompt(5, 2)], 512), spans);
     }
 
     #[test]
     fn a_chunk_never_leaves_one_token() {
-        assert_eq!(plan(&[prefill(513, 1)], 512)[0].width, 511);
-        assert_eq!(plan(&[prefill(5, 1)], 4)[0].width, 3);
+        assert_eq!(prefill(&[prompt(513, 1)], 512)[0].width, 511);
+        assert_eq!(prefill(&[prompt(5, 1)], 4)[0].width, 3);
     }
 }

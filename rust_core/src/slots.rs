@@ -76,29 +76,58 @@ impl Slots {
         Some(sequence)
     }
 
-    /// What is left behind on a slot is of use just now.
-    pub fn touch(&mut self, slot: usize) {
-        self.clock += 1;
-        self.slots[slot].used_at = self.clock;
+    /// What is left behind on a free slot will be overwritten: whoever else has most of it in KV is as much of use as that was.
+    pub fn pass_on(&mut self, slot: usize) {
+        let held = self.prompt_tokens(slot);
+        let heirs = (0..self.len()).filter(|&other| other != slot).map(|other| (shared(self.prompt_tokens(other), held), other));
+        if let Some((_, heir)) = heirs.max() {
+            self.slots[heir].used_at = self.slots[heir].used_at.max(self.slots[slot].used_at);
+        }
     }
 
     /// A free slot other than `source`, above all running ones and above `slot`, to save what is left behind there: one that holds
-    /// nothing else, else the one that is longest out of use, if it is longer so than what is to be saved.
+    /// nothing else, else the one whose loss costs least: longer out of use, and cheaper to compute again, than what is to be saved. A token
+    /// weighs as much as a turn that has ended since.
     #[must_use]
     pub fn spare(&self, slot: usize, source: usize) -> Option<usize> {
         let above = self.highest_running().map_or(slot, |running| running.max(slot)) + 1;
         let held = &self.slots[slot].left_behind;
-        let age = |place: usize| if held.starts_with(&self.slots[place].left_behind) { 0 } else { self.slots[place].used_at };
+        let worth = self.worth();
+        let loss = |place: usize| match &self.slots[place] {
+            other if place != slot && held.starts_with(&other.left_behind) => 0,
+            other => other.used_at + worth[place],
+        };
         (above..self.len())
             .filter(|&place| place != source)
-            .min_by_key(|&place| age(place))
-            .filter(|&place| age(place) < self.slots[slot].used_at)
+            .min_by_key(|&place| loss(place))
+            .filter(|&place| loss(place) < loss(slot))
+    }
+
+    /// For each slot, how many of its prompt tokens no other one has in KV: what its loss would cost.
+    fn worth(&self) -> Vec<u64> {
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_unstable_by_key(|&slot| self.prompt_tokens(slot));
+        // In this order, nobody shares a longer beginning than a neighbour.
+        let mut worth: Vec<u64> = (0..self.len()).map(|slot| self.prompt_tokens(slot).len() as u64).collect();
+        for pair in order.windows(2) {
+            let (one, other) = (self.prompt_tokens(pair[0]), self.prompt_tokens(pair[1]));
+            let shared = shared(one, other);
+            for (slot, tokens) in [(pair[0], one), (pair[1], other)] {
+                worth[slot] = worth[slot].min((tokens.len() - shared) as u64);
+            }
+        }
+        worth
     }
 
     /// What is left behind on a free slot is now, by a copy of its stream, on another.
     pub fn move_left_behind(&mut self, from: usize, to: usize) {
-        self.slots[to].left_behind = std::mem::take(&mut self.slots[from].left_behind);
-        self.slots[to].used_at = self.slots[from].used_at;
+        self.slots[to] = Slot { sequence: None, ..std::mem::take(&mut self.slots[from]) };
+    }
+
+    /// How many of these first tokens another slot has in KV.
+    #[must_use]
+    pub fn elsewhere(&self, slot: usize, tokens: &[Token]) -> usize {
+        (0..self.len()).filter(|&other| other != slot).map(|other| shared(self.prompt_tokens(other), tokens)).max().unwrap_or(0)
     }
 
     /// Forget what a free slot's KV holds.
@@ -129,8 +158,23 @@ impl Slots {
         self.slots[first..first + rows].iter_mut().filter_map(|slot| slot.sequence.as_mut())
     }
 
+    /// What each slot needs next.
+    #[must_use]
+    pub fn phases(&self) -> Vec<Phase> {
+        self.iter().map(|sequence| sequence.map_or(Phase::Free, Sequence::phase)).collect()
+    }
+
     /// Every slot's sequence, in the order of slots.
     pub fn iter(&self) -> impl Iterator<Item = Option<&Sequence>> {
         self.slots.iter().map(|slot| slot.sequence.as_ref())
     }
+}
+
+/// How many first tokens are the same.
+#[must_use]
+pub fn shared(a: &[Token], b: &[Token]) -> usize {
+    // Whole stretches first: equality of slices is far faster than a loop over tokens.
+    const STRETCH: usize = 64;
+    let equal = a.chunks_exact(STRETCH).zip(b.chunks_exact(STRETCH)).take_while(|(a, b)| a == b).count() * STRETCH;
+    equal + a[equal..].iter().zip(&b[equal..]).take_while(|(a, b)| a == b).count()
 }

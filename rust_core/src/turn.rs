@@ -98,6 +98,8 @@ pub struct Turn {
     pub key: Hash,
     /// Identity of the whole request: segments, sampling and random key. The same request has the same completion on the same model.
     pub request: Hash,
+    /// Of the turns that wait, those of the lowest rank go first. It is no part of the request: it changes nothing of what is said.
+    pub rank: u64,
 }
 
 impl Turn {
@@ -125,7 +127,7 @@ impl Turn {
             hasher = hasher.int(u64::from(segment.trusted)).hash(Hash::of(segment.text.as_bytes()));
         }
         let request = hasher.hash(sampling.hash()).hash(key).finish();
-        Ok(Self { scene, path, attempt, kind, segments, sampling, key, request })
+        Ok(Self { scene, path, attempt, kind, segments, sampling, key, request, rank: 0 })
     }
 }
 

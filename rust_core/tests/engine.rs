@@ -352,3 +352,15 @@ fn vocabularies_that_add_a_space_give_the_same_text() {
     assert_eq!(plain.decode(&tokens), "a <|role|>bc <|role|> </s><s> d");
     assert_eq!(tokens.iter().filter(|&&token| token >= 256).count(), 2, "untrusted text made a control token");
 }
+
+#[test]
+fn of_the_turns_that_wait_those_of_the_lowest_rank_go_first() {
+    let engine = open(1, 32, true);
+    let turns = [3, 1, 2, 1, 0].into_iter().enumerate();
+    let ranked = turns.map(|(place, rank)| Turn { rank, ..turn("scene", &format!("{place} of {rank}"), "Who is there?", sampling(3)) });
+    engine.submit(ranked.collect()).unwrap();
+    let order: Vec<String> = collect(&engine, 5).into_iter().map(|answer| answer.turn.path).collect();
+    // The first may begin before the others are there.
+    let rest: Vec<&str> = order.iter().map(String::as_str).filter(|path| *path != "0 of 3").collect();
+    assert_eq!(rest, ["4 of 0", "1 of 1", "3 of 1", "2 of 2"]);
+}
