@@ -232,7 +232,7 @@ def test_options_out_of_range_are_named(model: Path, options: EngineOptions, nam
 
 def test_more_kv_than_memory_is_refused_before_it_is_asked_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matrix_py.engine._available_bytes", lambda: 1 << 20)
-    with pytest.raises(ModelError, match="lower --parallel or --ctx"):
+    with pytest.raises(ModelError, match="lower --parallel, --cache or --ctx"):
         Engine(str(model), EngineOptions(parallel=64, context=1024))
     with Engine(str(model), EngineOptions(context=1024, deterministic=False)) as engine:
         assert engine.parallel == 1

@@ -19,7 +19,7 @@ use crate::vocab::{Token, Tokenizer, Vocab};
 
 /// What a step costs, in milliseconds: itself, for each sequence that decodes a token in it, and for each prompt token.
 ///
-/// The defaults are those of a model of 135 million parameters (Q8_0) on two CPU cores.
+/// The defaults are those of a model of 135 million parameters (`Q8_0`) on two CPU cores.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
     pub step: f64,
@@ -177,30 +177,30 @@ impl Script {
         for (name, median) in [("situation", 80.0), ("ego", 5.0), ("future", 120.0), ("roles", 20.0)] {
             last = author.ask(&[last], &[situation.clone(), piece(name, QUESTION)], median);
         }
-        let mut cast = vec![author.ask(&[last], &[situation.clone(), piece("plan", QUESTION)], 30.0 * load.steps as f64)];
+        let mut awaited = vec![author.ask(&[last], &[situation.clone(), piece("plan", QUESTION)], 30.0 * load.steps as f64)];
         for role in 0..=load.roles {
-            cast.push(author.ask(&[last], &[situation.clone(), piece(&format!("profile {role}"), QUESTION)], 50.0));
+            awaited.push(author.ask(&[last], &[situation.clone(), piece(&format!("profile {role}"), QUESTION)], 50.0));
         }
         let mut story = vec![situation, piece("cards", CARD * (load.roles + 1))];
         for step in 0..load.steps {
-            let act = author.ask(&cast, &[piece("card of ego", CARD), piece(&format!("view {step}"), 60)], 25.0);
+            let act = author.ask(&awaited, &[piece("card of ego", CARD), piece(&format!("view {step}"), 60)], 25.0);
             let action = format!("act {step}");
             let feasible = author.judge(&[act], &story, &action, "feasible", 25.0);
             let recipients = author.judge(&[feasible], &story, &action, "recipients", 8.0);
             let critique = author.judge(&[feasible], &story, &action, "critique", 20.0);
-            cast = vec![critique];
+            awaited = vec![critique];
             for role in 0..load.roles {
                 let own = [piece(&format!("card of {role}"), CARD), piece(&format!("view {step} of {role}"), 60)];
                 let react = author.ask(&[recipients], &own, 25.0);
                 let action = format!("reaction {step} of {role}");
                 let feasible = author.judge(&[react], &story, &action, "feasible", 25.0);
-                cast.push(author.judge(&[feasible], &story, &action, "recipients", 8.0));
-                cast.push(author.judge(&[feasible], &story, &action, "critique", 20.0));
+                awaited.push(author.judge(&[feasible], &story, &action, "recipients", 8.0));
+                awaited.push(author.judge(&[feasible], &story, &action, "critique", 20.0));
             }
             story.push(piece(&format!("step {step}"), 25 * (load.roles + 1)));
         }
         story.push(piece("consequence", QUESTION));
-        let consequence = author.ask(&cast, &story, 150.0);
+        let consequence = author.ask(&awaited, &story, 150.0);
         author.ask(&[consequence], &[piece("instruction", 40), piece("revise", 200)], 200.0);
         Self { left: author.jobs.len(), jobs: author.jobs, distinct_tokens: author.distinct_tokens }
     }

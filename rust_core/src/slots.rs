@@ -97,10 +97,7 @@ impl Slots {
             other if place != slot && held.starts_with(&other.left_behind) => 0,
             other => other.used_at + worth[place],
         };
-        (above..self.len())
-            .filter(|&place| place != source)
-            .min_by_key(|&place| loss(place))
-            .filter(|&place| loss(place) < loss(slot))
+        (above..self.len()).filter(|&place| place != source).min_by_key(|&place| loss(place)).filter(|&place| loss(place) < loss(slot))
     }
 
     /// For each slot, how many of its prompt tokens no other one has in KV: what its loss would cost.
