@@ -478,7 +478,7 @@ def test_a_completion_ends_with_each_token_that_ends_a_turn(name: str, tmp_path:
     ends = ENDS[name]
     letters_of = "abc"[: len(ends)]
     shape = ContextShape(slots=4, slot_context=64, batch=64, threads=1, exact=False)
-    sizes = {"slots": 4, "slot_context": 64, "batch": 64, "turn_context": 64}
+    sizes = {"slots": 4, "parallel": 4, "slot_context": 64, "batch": 64, "turn_context": 64}
     path = write_model(tmp_path / "model.gguf", FAMILIES[name])
     with (
         LlamaModel(path) as model,
