@@ -450,20 +450,24 @@ class Engine:
         slot_context: int,
         batch: int,
         turn_context: int,
+        cells: int | None = None,
         prefix_reuse: bool = True,
+        preempt_every: int | None = None,
     ) -> Self:
         """Probe the context with two tokens and start the thread. GIL released.
 
         Args:
             tokenizer: of the model that the context belongs to, not closed.
-            context: address of the `llama_context`: one KV stream a sequence, `n_seq_max` = `slots`, `n_ubatch` =
-                `batch`. Nobody else may use it until the engine is closed; its owner frees it afterwards.
-            slots: KV streams, 1 to `MAX_SEQUENCES`.
-            parallel: turns in flight, 1 to `slots`; the other streams keep beginnings of prompts that may come again.
-            slot_context: tokens that a KV stream holds.
+            context: address of the `llama_context`: `n_seq_max` = `slots`, `n_ubatch` = `batch`. Nobody else may use it until the
+                engine is closed; its owner frees it afterwards.
+            slots: sequences in KV, 1 to `MAX_SEQUENCES`.
+            parallel: turns in flight, 1 to `slots`; the other slots keep beginnings of prompts that may come again.
+            slot_context: tokens that a sequence may hold.
             batch: tokens that a call to llama.cpp may hold.
             turn_context: tokens that a turn may hold, prompt and completion together: 3 to `slot_context`.
+            cells: tokens of the KV that all slots share (`kv_unified`); None where each slot has a stream of its own.
             prefix_reuse: begin prompts with what other turns left in KV.
+            preempt_every: let the youngest turn in flight wait again at every so many steps (tests).
 
         Raises:
             ConfigError: an option is out of range; the message names it.
@@ -526,7 +530,7 @@ class Engine:
         `steps`: rounds of the loop, each with prompt tokens up to a batch and a token of each sequence that decodes;
         `prefill_calls`, `decode_calls`: calls to llama.cpp; `prefilled_tokens`, `cached_tokens`: prompt tokens
         computed, and taken over from KV; `generated_tokens`: tokens sampled; `model_us`: time in llama.cpp, in microseconds;
-        `stream_copies`: KV streams copied;
+        `copies`: slots copied, each a whole KV stream where it has its own; `preemptions`: turns that had to wait again;
         `turns`, `failed_turns`: turns answered, and those of them without a completion; `running`, `waiting`: turns in
         slots, and turns without one.
         """
@@ -570,7 +574,7 @@ def simulate_schedule(
     Returns:
         `seconds`, that the run would take; `work` and `critical_path`, two bounds that it cannot be shorter than, in seconds;
         `efficiency`, the greater of them divided by `seconds`; `distinct_tokens`, prompt tokens if every shared beginning is computed
-        once; `prefilled_tokens`, those that were; `generated_tokens`, `turns`, `steps`, `calls`, `stream_copies`.
+        once; `prefilled_tokens`, those that were; `generated_tokens`, `turns`, `steps`, `calls`, `copies`.
 
     Raises:
         ConfigError: a number is 0, or there is no such policy.

@@ -12,6 +12,7 @@ import typer
 
 from matrix_py.embedded import EMBEDDED
 from matrix_py.errors import ConfigError, DivergenceError, MatrixError
+from matrix_py.types import KvMode
 
 app = typer.Typer(
     name="matrix",
@@ -36,6 +37,20 @@ Parallel = Annotated[int | None, typer.Option("--parallel", help="Turns in fligh
 Cache = Annotated[
     int | None,
     typer.Option("--cache", help="Prompts kept in KV for turns to come, beside those in flight. [default: as many, or what fits]"),
+]
+Kv = Annotated[
+    KvMode,
+    typer.Option(
+        "--kv",
+        help="isolated: a KV stream for each turn, for the same text in any company; shared: one for all; auto: as the self-test says.",
+    ),
+]
+KvTokens = Annotated[int | None, typer.Option("--kv-tokens", help="Tokens of a shared KV. [default: what all turns need, or what fits]")]
+Lora = Annotated[
+    Path | None,
+    typer.Option(
+        "--lora", metavar="GGUF", help="An adapter. It ends the promise of the same text in any company: for that, merge it into the model."
+    ),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads. [default: all]")]
 Batch = Annotated[int, typer.Option("--batch", help="Tokens that one call to llama.cpp may hold (its n_ubatch).")]
@@ -84,6 +99,7 @@ def simulate(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN.duckdb", help="The log to write.")],
     model: Model = EMBEDDED,
+    lora: Lora = None,
     scene: Annotated[
         str | None,
         typer.Option("--scene", help="matrix, published, vanilla, critique-revise, or package.module:function. [default: matrix]"),
@@ -120,6 +136,8 @@ def simulate(
         typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]"),
     ] = None,
     cache: Cache = None,
+    kv: Kv = KvMode.AUTO,
+    kv_tokens: KvTokens = None,
     threads: Threads = None,
     batch: Batch = 512,
     gpu_layers: GpuLayers = 0,
@@ -149,6 +167,9 @@ def simulate(
         context=ctx,
         parallel=parallel,
         cached=cache,
+        kv=kv,
+        kv_tokens=kv_tokens,
+        lora=lora,
         deterministic=deterministic,
         threads=threads,
         batch=batch,
@@ -183,6 +204,9 @@ def resume(
     model: Annotated[str | None, typer.Option("--model", metavar="GGUF", help="Where the run's model is now, if it was moved.")] = None,
     parallel: Parallel = None,
     cache: Cache = None,
+    kv: Kv = KvMode.AUTO,
+    kv_tokens: KvTokens = None,
+    lora: Lora = None,
     threads: Threads = None,
     batch: Batch = 512,
     gpu_layers: Annotated[int | None, typer.Option("--gpu-layers", help="Layers to put on a GPU. [default: as before]")] = None,
@@ -198,7 +222,17 @@ def resume(
     if gpu_layers is None:
         with Log.open(run, read_only=True) as log:
             gpu_layers = log.record.execution.gpu_layers
-    engine = EngineOptions(parallel=parallel, cached=cache, threads=threads, batch=batch, gpu_layers=gpu_layers, prefix_reuse=prefix_reuse)
+    engine = EngineOptions(
+        parallel=parallel,
+        cached=cache,
+        kv=kv,
+        kv_tokens=kv_tokens,
+        lora=lora,
+        threads=threads,
+        batch=batch,
+        gpu_layers=gpu_layers,
+        prefix_reuse=prefix_reuse,
+    )
     with RunProgress(quiet=quiet) as progress:
         summary = go_on(run, model=model, engine=engine, reporter=progress)
     print_summary(summary)
@@ -369,7 +403,14 @@ app.add_typer(bench_app, name="bench")
 
 @bench_app.command("turns")
 def bench_turns(
-    model: Model,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf. [default: with --from, the run's]"),
+    ] = None,
+    recorded: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="The turns of a finished run, in the place of random ones: prompts, order and lengths."),
+    ] = None,
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Scenes, which share a preamble.")] = 4,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of a scene, one after the other.")] = 4,
     roles: Annotated[int, typer.Option("--roles", min=1, help="Turns of a round, which may run together.")] = 5,
@@ -387,6 +428,8 @@ def bench_turns(
     ] = None,
     parallel: Parallel = None,
     cache: Cache = None,
+    kv: Kv = KvMode.AUTO,
+    kv_tokens: KvTokens = None,
     threads: Threads = None,
     batch: Batch = 512,
     gpu_layers: GpuLayers = 0,
@@ -394,17 +437,33 @@ def bench_turns(
     output: Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")] = SceneFormat.TEXT,
     quiet: Quiet = False,
 ) -> None:
-    """Turns a second on scenes of random tokens that share prefixes as real ones do. Only their shape counts, so any weights will do."""
+    """Turns a second: on scenes of random tokens that share prefixes as real ones do, or on those of a run.
+
+    Only the shape of the work counts, so any weights will do.
+    """
+    from matrix_py.bench.recorded import RecordedWork, longest_turn, recorded_model
     from matrix_py.bench.turns import bench_turns as bench
-    from matrix_py.bench.workload import Shape
-    from matrix_py.engine import EngineOptions
+    from matrix_py.bench.workload import Shape, ShapedWork, Work
+    from matrix_py.engine import Engine, EngineOptions
     from matrix_py.terminal import RunProgress, json_text, print_comparison
 
     shape = Shape(scenes=scenes, rounds=rounds, roles=roles, tokens=tokens, preamble=preamble)
+    if model is None:
+        if recorded is None:
+            raise ConfigError("there is no model: give --model GGUF, or --from RUN for the model of a run")
+        model = recorded_model(recorded)
+
+    def prepare(engine: Engine) -> Work:
+        if recorded is None:
+            return ShapedWork(shape, len(engine.tokenizer))
+        return RecordedWork(recorded, engine.tokenizer, window=2 * engine.parallel)
+
     options = EngineOptions(
-        context=shape.longest,
+        context=shape.longest if recorded is None else longest_turn(recorded),
         parallel=parallel,
         cached=cache,
+        kv=kv,
+        kv_tokens=kv_tokens,
         deterministic=deterministic,
         threads=threads,
         batch=batch,
@@ -412,7 +471,7 @@ def bench_turns(
         prefix_reuse=prefix_reuse,
     )
     with RunProgress(quiet=quiet) as progress:
-        found = bench(model, shape, options, runs=runs, server=server, server_options=server_options, announce=progress.line)
+        found = bench(model, prepare, options, runs=runs, server=server, server_options=server_options, announce=progress.line)
     if output is SceneFormat.JSON:
         sys.stdout.write(json_text(found.document()) + "\n")
     else:

@@ -12,6 +12,7 @@ from matrix_py.errors import ConfigError, ModelError
 from matrix_py.models import chat, hub
 from matrix_py.models.llama import ContextShape, LlamaModel, supports_gpu
 from matrix_py.models.vet import ModelFacts, vet
+from matrix_py.types import KvMode
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_PARALLEL = 16
@@ -27,26 +28,35 @@ class EngineOptions:
     Attributes:
         context: tokens that a turn may hold; None for what the model was trained on, at most 4,096.
         parallel: turns in flight; None for 16, or fewer where the KV of so many does not fit the memory.
-        cached: KV streams beside those of the turns in flight, which keep beginnings of prompts that may come again; None for as many as
-            turns in flight, or fewer where they do not fit half of the memory.
+        cached: beginnings of prompts that are kept in KV beside those of the turns in flight, because they may come again; None for as many
+            as turns in flight, or fewer where they do not fit half of the memory.
+        kv: whether each sequence has a KV stream of its own (`isolated`, which the deterministic mode needs), or all share one (`shared`),
+            where common beginnings stand once and a long turn may use what short ones leave. `auto` is isolated where the self-test passes.
+        kv_tokens: tokens of a shared KV; None for what all sequences could need, or fits half of the memory.
+        lora: an adapter (GGUF) to use with the model. It ends determinism.
         deterministic: None to follow the self-test.
         threads: CPU threads; None for all.
         batch: tokens a call to llama.cpp may hold (n_ubatch).
         gpu_layers: layers on a GPU; -1 for all.
         prefix_reuse: begin prompts with what is in KV already.
         chat_template: name of a built-in template or path of a file; None for the model's own.
+        preempt_every: let the youngest turn in flight wait again at every so many steps, as a lack of KV would (tests).
         count_sub_batches: see `ContextShape`.
     """
 
     context: int | None = None
     parallel: int | None = None
     cached: int | None = None
+    kv: KvMode = KvMode.AUTO
+    kv_tokens: int | None = None
+    lora: Path | None = None
     deterministic: bool | None = None
     threads: int | None = None
     batch: int = DEFAULT_BATCH
     gpu_layers: int = 0
     prefix_reuse: bool = True
     chat_template: str | None = None
+    preempt_every: int | None = None
     count_sub_batches: bool = False
 
     def check(self) -> None:
@@ -63,6 +73,14 @@ class EngineOptions:
             raise ConfigError(
                 f"--cache is {self.cached}: give 0 to {_core.MAX_SEQUENCES - (self.parallel or 1)} (llama.cpp allows "
                 f"{_core.MAX_SEQUENCES} sequences, turns in flight included)"
+            )
+        if self.kv == KvMode.SHARED and self.deterministic:
+            raise ConfigError("--kv is shared, where text depends on company: leave out --deterministic, or give --kv isolated")
+        if self.kv_tokens is not None and (self.kv == KvMode.ISOLATED or self.kv_tokens < 16):
+            raise ConfigError(
+                f"--kv-tokens is {self.kv_tokens}: it is for --kv shared"
+                if self.kv == KvMode.ISOLATED
+                else f"--kv-tokens is {self.kv_tokens}: give at least the tokens of a turn (--ctx)"
             )
         if self.context is not None and self.context < 16:
             raise ConfigError(f"--ctx is {self.context}: give at least 16 tokens")
@@ -96,7 +114,7 @@ class Engine:
                 f"--gpu-layers is {options.gpu_layers}, but this llama.cpp was built without a GPU backend: "
                 "the README says how to install the CUDA build"
             )
-        self.facts = vet(self.path, n_gpu_layers=options.gpu_layers)
+        self.facts = vet(self.path, n_gpu_layers=options.gpu_layers, lora=options.lora)
         self.options = options
         self.template = chat.load(
             self.facts.metadata,
@@ -110,18 +128,24 @@ class Engine:
         self.threads = options.threads or _available_cpus()
         # Of the weights that the log pins, before they are used.
         self.model_hash = _core.hash_file(self.path)
-        self._model = LlamaModel(self.path, gpu_layers=options.gpu_layers)
+        self.lora_hash = None if options.lora is None else _core.hash_file(options.lora)
+        self._model = LlamaModel(self.path, gpu_layers=options.gpu_layers, lora=options.lora)
         try:
             self.tokenizer = self._model.tokenizer
             self.deterministic, self.self_test = self._decide(options, announce)
-            self.parallel, self.cached = _streams(options, self.context, self._model.kv_bytes_per_token())
+            self.kv = options.kv
+            if self.kv == KvMode.AUTO:
+                self.kv = KvMode.ISOLATED if self.deterministic else KvMode.SHARED
+            sizes = _sizes(options, self.context, self._model.kv_bytes_per_token(), shared=self.kv == KvMode.SHARED)
+            self.parallel, self.cached, self.kv_tokens = sizes
             shape = ContextShape(
                 slots=self.parallel + self.cached,
                 slot_context=self.context,
                 batch=options.batch,
                 threads=self.threads,
                 # On CPU, flash attention is slower with one stream a sequence (measured), and less exact.
-                exact=self.deterministic or options.gpu_layers == 0,
+                flash_attention=False if self.deterministic or (self.kv == KvMode.ISOLATED and options.gpu_layers == 0) else None,
+                cells=self.kv_tokens,
                 count_sub_batches=options.count_sub_batches,
             )
             self._context = self._model.context(shape)
@@ -137,16 +161,18 @@ class Engine:
                 slot_context=self._context.slot_context,
                 batch=options.batch,
                 turn_context=self.context,
+                cells=self.kv_tokens,
                 prefix_reuse=options.prefix_reuse and not (self.facts.recurrent or self.facts.hybrid),
+                preempt_every=options.preempt_every,
             )
         except BaseException:
             self._context.close()
             self._model.close()
             raise
-        kv_mib = self._model.kv_bytes_per_token() * self._context.slot_context * (self.parallel + self.cached) / 2**20
+        kv_mib = self._model.kv_bytes_per_token() * self._context.kv_tokens / 2**20
         self.summary = (
             f"{self.path.name}: {self.facts.n_params / 1e6:,.1f}M parameters ({self.facts.description}), "
-            f"{self.parallel} sequences of {self.context} tokens, {self.cached} more for prompts to come, KV {kv_mib:.0f} MiB, "
+            f"{self.parallel} sequences of {self.context} tokens, {self.cached} more for prompts to come, KV {self.kv} {kv_mib:.0f} MiB, "
             f"{self.threads} threads, {'deterministic' if self.deterministic else 'not deterministic'} ({self.self_test})"
         )
 
@@ -154,7 +180,11 @@ class Engine:
         """Whether to run deterministically, and why."""
         if options.deterministic is False:
             return False, "switched off"
-        if options.batch > DEFAULT_BATCH:
+        if options.kv == KvMode.SHARED:
+            return False, "in a shared KV text depends on company"
+        if options.lora is not None:
+            reason = "an adapter gives other bits in company: for that, merge it into the model"
+        elif options.batch > DEFAULT_BATCH:
             reason = f"the same bits were measured for batches of at most {DEFAULT_BATCH} tokens"
         elif self.facts.recurrent or self.facts.hybrid:
             reason = "recurrent state cannot be taken back to a prefix"
@@ -177,7 +207,7 @@ class Engine:
         prompt = max(_core.MIN_SELF_TEST_PROMPT, min(wanted, self.context // 2 - 8))
         # Of its own sizes, so that the outcome depends on the model alone and not on --parallel or --batch.
         shape = ContextShape(
-            slots=_core.SELF_TEST_SLOTS, slot_context=2 * prompt + 8, batch=DEFAULT_BATCH, threads=self.threads, exact=True
+            slots=_core.SELF_TEST_SLOTS, slot_context=2 * prompt + 8, batch=DEFAULT_BATCH, threads=self.threads, flash_attention=False
         )
         with self._model.context(shape) as context:
             _, differing = _core.self_test(
@@ -233,21 +263,32 @@ def _context(wanted: int | None, facts: ModelFacts) -> int:
     return wanted
 
 
-def _streams(options: EngineOptions, context: int, kv_bytes_per_token: int) -> tuple[int, int]:
-    """Return how many turns may be in flight, and how many KV streams keep beginnings of prompts besides."""
-    stream = max(kv_bytes_per_token * (context + 256), 1)
+def _sizes(options: EngineOptions, context: int, kv_bytes_per_token: int, *, shared: bool) -> tuple[int, int, int | None]:
+    """Return how many turns may be in flight, how many beginnings of prompts are kept besides, and the tokens of a shared KV."""
     memory = _available_bytes()
-    fitting = memory // 2 // stream
-    parallel = options.parallel or max(1, min(DEFAULT_PARALLEL, fitting))
+    # llama.cpp rounds a stream up to 256 tokens.
+    stream = context + 256
+    fitting = memory // 2 // max(kv_bytes_per_token * stream, 1)
+    # In a shared KV turns share what there is, and most need far less than they may.
+    parallel = options.parallel or (DEFAULT_PARALLEL if shared else max(1, min(DEFAULT_PARALLEL, fitting)))
     cached = options.cached
     if cached is None:
-        cached = max(0, min(parallel, fitting - parallel, _core.MAX_SEQUENCES - parallel)) if options.prefix_reuse else 0
-    if (parallel + cached) * stream > memory:
+        most = _core.MAX_SEQUENCES - parallel
+        cached = max(0, min(parallel, most if shared else fitting - parallel, most)) if options.prefix_reuse else 0
+    kv_tokens = (parallel + cached) * stream
+    if shared:
+        wanted = options.kv_tokens or max(context, min((parallel + cached) * context, fitting * stream))
+        if wanted < context:
+            raise ConfigError(f"--kv-tokens is {wanted}, and a turn may hold {context}: give at least that, or lower --ctx")
+        kv_tokens = wanted
+    elif options.kv_tokens is not None:
+        raise ConfigError(f"--kv-tokens is {options.kv_tokens}, but the KV is not shared here: give --kv shared, or leave it out")
+    if kv_tokens * kv_bytes_per_token > memory:
         raise ModelError(
-            f"{parallel + cached} sequences of {context} tokens need {(parallel + cached) * stream / 2**30:.1f} GiB of KV, and "
-            f"{memory / 2**30:.1f} GiB of memory are free: lower --parallel, --cache or --ctx"
+            f"{parallel + cached} sequences of {context} tokens need {kv_tokens * kv_bytes_per_token / 2**30:.1f} GiB of KV, and "
+            f"{memory / 2**30:.1f} GiB of memory are free: lower {'--kv-tokens' if shared else '--parallel, --cache'} or --ctx"
         )
-    return parallel, cached
+    return parallel, cached, kv_tokens if shared else None
 
 
 def _available_cpus() -> int:

@@ -148,6 +148,7 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
             system=options.system,
             prompts=files,
             settings=settings,
+            adapter=msgspec.UNSET if engine.lora_hash is None else engine.lora_hash.hex(),
         )
         prompts = Prompts(files, settings, system=options.system, template=engine.template, context=engine.context)
 
@@ -200,7 +201,8 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
             reporter.line("every scene is finished: there is nothing to resume")
             return run(log, prompts, function, None, window=1, reporter=reporter)
         # The recorded template is used; the model's own may be one that cannot be.
-        options = replace(engine, context=config.context, deterministic=config.deterministic, chat_template="plain")
+        lora = _adapter(log.record, engine.lora)
+        options = replace(engine, context=config.context, deterministic=config.deterministic, chat_template="plain", lora=lora)
         model_path = hub.resolve(model or execution.model_path)
         # Before it is opened: of another model, the engine may only say that it cannot do what this one could.
         if _core.hash_file(str(model_path)).hex() != config.model:
@@ -208,6 +210,18 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
         with Engine(str(model_path), options, announce=reporter.line) as opened:
             reporter.line(opened.summary)
             return run(log, prompts, function, opened, window=2 * opened.parallel, reporter=reporter, stats=opened.stats)
+
+
+def _adapter(record: RunRecord, given: Path | None) -> Path | None:
+    """Return where the run's adapter is."""
+    if record.config.adapter is msgspec.UNSET:
+        if given is not None:
+            raise ConfigError(f"--lora is {given}, but the run was begun without an adapter: leave it out")
+        return None
+    path = given or Path(record.execution.adapter_path)
+    if not path.is_file() or _core.hash_file(path).hex() != record.config.adapter:
+        raise ModelError(f"adapter {path} is not the one that the run was begun with: give that file with --lora")
+    return path
 
 
 def _check_limits(limits: Limits) -> None:
@@ -315,7 +329,9 @@ def _execution(options: SimulateOptions, engine: Engine) -> Execution:
         llama_cpp=_build(),
         device="cpu" if options.engine.gpu_layers == 0 else "gpu",
         gpu_layers=options.engine.gpu_layers,
-        kv="isolated f16",
+        kv=f"{engine.kv} f16",
+        kv_tokens=engine.kv_tokens,
+        adapter_path="" if options.engine.lora is None else str(options.engine.lora.absolute()),
         parallel=engine.parallel,
         cached=engine.cached,
         threads=engine.threads,

@@ -337,7 +337,7 @@ def print_schedules(found: Sequence[Schedule]) -> None:
                 f"{schedule.policy:<13} {figures['efficiency']:.1%} of the best possible speed: {figures['seconds']:,.0f} s instead of "
                 f"{max(figures['work'], figures['critical_path']):,.0f} s, {figures['turns']:,.0f} turns in {figures['steps']:,.0f} steps "
                 f"and {figures['calls']:,.0f} calls, {figures['prefilled_tokens'] / figures['distinct_tokens']:.3f} times the distinct "
-                f"prompt tokens computed, {figures['stream_copies']:,.0f} streams copied"
+                f"prompt tokens computed, {figures['copies']:,.0f} streams copied"
             ),
             soft_wrap=True,
         )

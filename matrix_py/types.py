@@ -1,9 +1,18 @@
 """What is stored beside events: settings of turns, the limits of a scene, and the record of a run."""
 
+import enum
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
+
+
+class KvMode(enum.StrEnum):
+    """Whether each sequence has a KV stream of its own, or all share one; `auto` is as the self-test says."""
+
+    AUTO = "auto"
+    ISOLATED = "isolated"
+    SHARED = "shared"
 
 
 class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +68,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     system: str  # the deployment's system prompt; empty for none
     prompts: dict[str, str]  # file name -> text
     settings: dict[str, TurnSettings]  # kind of turn -> settings
+    adapter: str | msgspec.UnsetType = msgspec.UNSET  # BLAKE3 of the LoRA adapter, hex, if there was one
 
     def encode(self) -> bytes:
         """Return the configuration's canonical JSON, whose hash it goes by."""
@@ -84,7 +94,9 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     prompts_dir: str  # where prompts and settings came from, besides the package; empty for nowhere
     config_file: str
     versions: dict[str, str]  # package -> version
-    cached: int = 0  # KV streams beside those of the turns in flight
+    cached: int = 0  # beginnings of prompts kept in KV beside those of the turns in flight
+    kv_tokens: int | None = None  # of a KV that all turns share
+    adapter_path: str = ""
     model_check: dict[str, Any] | None = None  # what `matrix check-model` found of the model before the run, if it was asked
 
 

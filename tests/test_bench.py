@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matrix_py import EngineOptions
+from matrix_py import Engine, EngineOptions
 from matrix_py.bench.scheduler import Load, bench_scheduler
 from matrix_py.bench.turns import bench_turns
-from matrix_py.bench.workload import Shape, distinct_tokens, work_of
+from matrix_py.bench.workload import Shape, ShapedWork, distinct_tokens
 from matrix_py.cli import main
 from matrix_py.errors import ConfigError, EngineError
 
@@ -20,8 +20,12 @@ SMALL = Shape(scenes=2, rounds=2, roles=3, tokens=4, preamble=30, text=20, growt
 OPTIONS = EngineOptions(context=SMALL.longest, parallel=4, threads=1)
 
 
+def shaped(engine: Engine) -> ShapedWork:
+    return ShapedWork(SMALL, len(engine.tokenizer))
+
+
 def test_work_is_scenes_of_rounds_of_prompts_that_share_what_they_should() -> None:
-    work = work_of(SMALL, 1000)
+    work = ShapedWork(SMALL, 1000).prompts
     assert [[len(turns) for turns in scene] for scene in work] == [[3, 3], [3, 3]]
     [[first, second], [other, _]] = work
     assert {len(prompt) for prompt in first} == {1 + 30 + 20 + 5 + 8}
@@ -29,19 +33,19 @@ def test_work_is_scenes_of_rounds_of_prompts_that_share_what_they_should() -> No
     assert first[0][:31] == other[0][:31] and first[0][:32] != other[0][:32]
     # The roles of a round have all but their cards in common, a role's rounds all but what is new.
     assert first[0][:56] == first[1][:56] == second[0][:56] and first[0][56:] == second[0][61:] != first[1][56:]
-    assert work == work_of(SMALL, 1000) != work_of(SMALL, 1000, seed=1)
+    assert work == ShapedWork(SMALL, 1000).prompts != ShapedWork(SMALL, 1000, seed=1).prompts
     with pytest.raises(ConfigError, match="vocabulary of 310 tokens"):
-        work_of(SMALL, 310)
+        ShapedWork(SMALL, 310)
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=12))
 def test_distinct_tokens_are_those_of_a_tree_of_all_prompts(prompts: list[list[int]]) -> None:
     tree = {tuple(prompt[: end + 1]) for prompt in prompts for end in range(len(prompt))}
-    assert distinct_tokens([[prompts]]) == len(tree)
+    assert distinct_tokens(prompts) == len(tree)
 
 
 def test_the_engine_computes_what_prompts_share_once(tiny_model: Path) -> None:
-    found = bench_turns(str(tiny_model), SMALL, OPTIONS, runs=2)
+    found = bench_turns(str(tiny_model), shaped, OPTIONS, runs=2)
     assert (found.engine.turns, found.engine.generated, len(found.engine.seconds)) == (12, 48, 2)
     # The two tokens that each prompt keeps to itself at least are part of its card here.
     assert found.engine.prefilled <= found.distinct
@@ -51,7 +55,7 @@ def test_the_engine_computes_what_prompts_share_once(tiny_model: Path) -> None:
 
 def test_without_reuse_the_engine_computes_every_prompt(tiny_model: Path) -> None:
     options = EngineOptions(context=SMALL.longest, parallel=4, threads=1, prefix_reuse=False)
-    found = bench_turns(str(tiny_model), SMALL, options)
+    found = bench_turns(str(tiny_model), shaped, options)
     assert found.engine.prefilled == found.engine.prompt_tokens > found.distinct
 
 
@@ -97,7 +101,7 @@ def server(tmp_path: Path) -> Path:
 
 
 def test_a_server_is_asked_for_the_same_work(tiny_model: Path, server: Path) -> None:
-    found = bench_turns(str(tiny_model), SMALL, OPTIONS, runs=2, server=server, server_options="-np 2 -fa on")
+    found = bench_turns(str(tiny_model), shaped, OPTIONS, runs=2, server=server, server_options="-np 2 -fa on")
 
     lines = [json.loads(line) for line in server.with_suffix(".jsonl").read_text("utf-8").splitlines()]
     started = [line for line in lines if isinstance(line, list)]
@@ -105,7 +109,7 @@ def test_a_server_is_asked_for_the_same_work(tiny_model: Path, server: Path) -> 
     # Once to choose, then once a run.
     assert len(started) == 3
     assert {"-np", "2", "-fa", "on", "-m", str(tiny_model)} <= set(started[0])
-    prompts = [prompt for scene in work_of(SMALL, found_vocab(tiny_model)) for turns in scene for prompt in turns]
+    prompts = [ask.prompt for ask in ShapedWork(SMALL, found_vocab(tiny_model)).asks()]
     assert sorted(line["prompt"] for line in asked) == sorted(prompts * 3)
     assert {(line["n_predict"], line["ignore_eos"], line["temperature"]) for line in asked} == {(4, True, 0.0)}
     assert found.server is not None and found.ratio is not None
@@ -129,7 +133,7 @@ def found_vocab(model: Path) -> int:
 )
 def test_a_server_that_fails_is_one_line(tiny_model: Path, server: Path, options: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        bench_turns(str(tiny_model), SMALL, OPTIONS, server=server, server_options=options)
+        bench_turns(str(tiny_model), shaped, OPTIONS, server=server, server_options=options)
 
 
 def test_a_server_that_is_not_there_is_one_line(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

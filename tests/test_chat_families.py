@@ -477,7 +477,7 @@ def test_a_completion_ends_with_each_token_that_ends_a_turn(name: str, tmp_path:
     # given a model that writes a letter and then the token
     ends = ENDS[name]
     letters_of = "abc"[: len(ends)]
-    shape = ContextShape(slots=4, slot_context=64, batch=64, threads=1, exact=False)
+    shape = ContextShape(slots=4, slot_context=64, batch=64, threads=1, flash_attention=None)
     sizes = {"slots": 4, "parallel": 4, "slot_context": 64, "batch": 64, "turn_context": 64}
     path = write_model(tmp_path / "model.gguf", FAMILIES[name])
     with (

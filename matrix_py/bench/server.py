@@ -10,14 +10,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
 from typing import Self
 
-from matrix_py.bench.workload import Answering, Key, Tokens
+from matrix_py.bench.workload import Answering, Ask
 from matrix_py.errors import ConfigError, EngineError
 
 _START_S = 120.0
@@ -91,28 +91,24 @@ class Server:
             connection.close()
 
     @contextmanager
-    def answering(self, tokens: int, parallel: int) -> Iterator[Answering]:
-        """Yield an answerer that asks for exactly so many tokens a turn, greedily, with so many requests in flight."""
-        asked: queue.SimpleQueue[tuple[Key, Tokens] | None] = queue.SimpleQueue()
-        done: queue.SimpleQueue[Key | Exception] = queue.SimpleQueue()
+    def answering(self, parallel: int) -> Iterator[Answering]:
+        """Yield an answerer that asks for exactly a turn's tokens, greedily, with so many requests in flight."""
+        asked: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
+        done: queue.SimpleQueue[Hashable | Exception] = queue.SimpleQueue()
 
         def work() -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=900)
             try:
-                while (item := asked.get()) is not None:
-                    key, prompt = item
-                    self._ask(connection, prompt, tokens)
-                    done.put(key)
+                while (ask := asked.get()) is not None:
+                    self._ask(ask)
+                    done.put(ask.key)
             except Exception as error:  # whatever it is, whoever collects is told
                 done.put(error)
-            finally:
-                connection.close()
 
-        def submit(prompts: list[tuple[Key, Tokens]]) -> None:
-            for prompt in prompts:
-                asked.put(prompt)
+        def submit(asks: list[Ask]) -> None:
+            for ask in asks:
+                asked.put(ask)
 
-        def collect() -> list[Key]:
+        def collect() -> list[Hashable]:
             found = done.get()
             if isinstance(found, Exception):
                 raise EngineError(f"llama-server failed: {found}") from found
@@ -129,10 +125,15 @@ class Server:
             for thread in threads:
                 thread.join()
 
-    def _ask(self, connection: http.client.HTTPConnection, prompt: Tokens, tokens: int) -> None:
-        request = {"prompt": prompt, "n_predict": tokens, "ignore_eos": True, "temperature": 0.0, "cache_prompt": True}
-        connection.request("POST", "/completion", json.dumps(request), {"Content-Type": "application/json"})
-        body = json.loads(connection.getresponse().read())
-        if body.get("tokens_predicted") != tokens:
-            raise EngineError(f"it gave {body.get('tokens_predicted')} tokens instead of {tokens}")
+    def _ask(self, ask: Ask) -> None:
+        request = {"prompt": ask.prompt, "n_predict": ask.tokens, "ignore_eos": True, "temperature": 0.0, "cache_prompt": True}
+        # A connection a request: the server closes those that wait a while for the next one.
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=900)
+        try:
+            connection.request("POST", "/completion", json.dumps(request), {"Content-Type": "application/json"})
+            body = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        if body.get("tokens_predicted") != ask.tokens:
+            raise EngineError(f"it gave {body.get('tokens_predicted')} tokens instead of {ask.tokens}")
         self.prefilled += body["timings"]["prompt_n"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from matrix_py import _core
 from matrix_py.bench.server import Server
-from matrix_py.bench.workload import Answering, Key, Shape, Tokens, distinct_tokens, timed, work_of
+from matrix_py.bench.workload import Answering, Ask, Work, distinct_tokens
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import EngineError
 
@@ -62,13 +62,14 @@ class Comparison:
     """What was measured.
 
     Attributes:
+        work: what it is.
         distinct: prompt tokens that have to be computed if every shared beginning is computed once.
         engine: this engine.
         server: the server in its best configuration, if one was given.
         tried: turns a second of the server's configurations in the runs that chose among them.
     """
 
-    shape: Shape
+    work: dict[str, object]
     distinct: int
     engine: Timing
     server: Timing | None
@@ -82,7 +83,7 @@ class Comparison:
     def document(self) -> dict[str, object]:
         """Return it as JSON has it."""
         return {
-            "shape": asdict(self.shape),
+            "work": self.work,
             "distinct_prompt_tokens": self.distinct,
             "engine": self.engine.document(),
             "server": self.server.document() if self.server else None,
@@ -93,7 +94,7 @@ class Comparison:
 
 def bench_turns(
     model: str,
-    shape: Shape,
+    prepare: Callable[[Engine], Work],
     options: EngineOptions,
     *,
     runs: int = 1,
@@ -105,8 +106,8 @@ def bench_turns(
 
     Args:
         model: path of a GGUF, `hf:owner/repo/file.gguf`, or `embedded`.
-        shape: of the work.
-        options: of the engine; its context is set to what the work needs.
+        prepare: makes the work for an engine.
+        options: of the engine; its context is what a turn of the work may need, of the server too.
         runs: of each engine.
         server: path of llama.cpp's llama-server.
         server_options: its configuration; None to try `SERVER_CONFIGURATIONS` once each and take the best.
@@ -117,19 +118,19 @@ def bench_turns(
     """
     with Engine(model, options, announce=announce) as engine:
         announce(engine.summary)
-        work = work_of(shape, len(engine.tokenizer))
-        prompts = [prompt for scene in work for turns in scene for prompt in turns]
-        size = (len(prompts), len(prompts) * shape.tokens, sum(map(len, prompts)))
+        work = prepare(engine)
+        asks = [ask for ask in work.asks() if ask.tokens]
+        size = (len(asks), sum(ask.tokens for ask in asks), sum(len(ask.prompt) for ask in asks))
         mode = "deterministic" if engine.deterministic else "not deterministic"
         ours = Timing(f"matrix, {mode}, --parallel {engine.parallel} --cache {engine.cached}", *size)
 
         def run_server(configuration: str, timing: Timing) -> None:
             # A server of its own for each run, so that no run finds what another left behind.
             with (
-                Server(server or Path(), engine.path, configuration, context=shape.longest, threads=engine.threads) as running,
-                running.answering(shape.tokens, engine.parallel) as answering,
+                Server(server or Path(), engine.path, configuration, context=engine.context, threads=engine.threads) as running,
+                running.answering(engine.parallel) as answering,
             ):
-                timing.seconds.append(timed(work, answering))
+                timing.seconds.append(_timed(work, answering))
                 timing.prefilled = running.prefilled
 
         tried: dict[str, float] = {}
@@ -142,45 +143,54 @@ def bench_turns(
                 announce(f"{timing.name}: {timing.turns_per_s:.3f} turns/s")
             theirs = Timing(f"llama-server {max(tried, key=lambda each: tried[each])}", *size)
         for number in range(runs):
-            with _engine_answering(engine, shape.tokens) as answering:
-                before = engine.stats()
-                ours.seconds.append(timed(work, answering))
-                after = engine.stats()
+            before = engine.stats()
+            ours.seconds.append(_timed(work, _engine_answering(engine)))
+            after = engine.stats()
             ours.prefilled = after["prefilled_tokens"] - before["prefilled_tokens"]
             ours.model_share = (after["model_us"] - before["model_us"]) / 1e6 / ours.seconds[-1]
             if theirs is not None:
                 run_server(theirs.name.removeprefix("llama-server "), theirs)
             announce(f"run {number + 1} of {runs}: " + ", ".join(f"{each.seconds[-1]:.2f} s" for each in (ours, theirs) if each))
-    return Comparison(shape, distinct_tokens(work), ours, theirs, tried)
+        return Comparison(work.describe(), distinct_tokens(ask.prompt for ask in asks), ours, theirs, tried)
 
 
-@contextmanager
-def _engine_answering(engine: Engine, tokens: int) -> Iterator[Answering]:
-    sampling = _core.Sampling(tokens)
-    keys: dict[bytes, int] = {}
-    asked = 0
+def _timed(work: Work, answering: Answering) -> float:
+    began = time.perf_counter()
+    work.run(answering)
+    return time.perf_counter() - began
 
-    def submit(prompts: list[tuple[Key, Tokens]]) -> None:
-        nonlocal asked
-        turns = []
-        for (scene, role), prompt in prompts:
-            name = _core.scene_id("bench", str(scene), None, 0)
-            keys[name] = scene
-            asked += 1
+
+def _engine_answering(engine: Engine) -> Answering:
+    name = _core.scene_id("bench", "", None, 0)
+    asked: dict[str, Ask] = {}
+
+    def submit(asks: list[Ask]) -> None:
+        work = []
+        for ask in asks:
+            path = f"bench/{len(asked)}"
+            asked[path] = ask
             turn = _core.Turn(
-                seed=0, scene=name, path=f"{role}/{asked}", attempt=1, kind="bench", segments=[("bench", True)], sampling=sampling
+                seed=0,
+                scene=name,
+                path=path,
+                attempt=1,
+                kind="bench",
+                segments=[("bench", True)],
+                sampling=_core.Sampling(ask.tokens),
+                rank=ask.rank,
             )
-            turns.append((turn, prompt))
-        engine.submit_tokens(turns)
+            work.append((turn, ask.prompt))
+        engine.submit_tokens(work)
 
-    def collect() -> list[Key]:
-        found = []
+    def collect() -> list[Hashable]:
+        found: list[Hashable] = []
         for turn, completion in engine.collect(600.0):
             if isinstance(completion, Exception):
                 raise completion
-            if completion.generated_tokens != tokens:
-                raise EngineError(f"a turn gave {completion.generated_tokens} tokens instead of {tokens}")
-            found.append((keys[turn.scene], int(turn.path.partition("/")[0])))
+            ask = asked[turn.path]
+            if completion.generated_tokens != ask.tokens:
+                raise EngineError(f"a turn gave {completion.generated_tokens} tokens instead of {ask.tokens}")
+            found.append(ask.key)
         return found
 
-    yield Answering(submit, collect)
+    return Answering(submit, collect)

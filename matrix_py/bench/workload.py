@@ -1,19 +1,54 @@
 """Work for benchmarks as token ids, so that any engine can be given the same."""
 
 import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from matrix_py.errors import ConfigError
 
 Tokens: TypeAlias = list[int]
-# Scene and role of a prompt, within its round.
-Key: TypeAlias = tuple[int, int]
 
 # Ids below are taken for control tokens and bytes; those at the end too.
 _FIRST, _LAST = 300, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A turn to compute.
+
+    Attributes:
+        key: what its answer is known by.
+        prompt: its tokens.
+        tokens: to generate.
+        rank: of the turns that wait, those of the lowest rank go first.
+    """
+
+    key: Hashable
+    prompt: Tokens
+    tokens: int
+    rank: int = 0
+
+
+class Answering:
+    """Whoever computes turns: they go in, and the keys of those that are done come out, at least one at a time."""
+
+    def __init__(self, submit: Callable[[list[Ask]], None], collect: Callable[[], list[Hashable]]) -> None:
+        """Wrap the two halves."""
+        self.submit, self.collect = submit, collect
+
+
+class Work(Protocol):
+    """Turns and what each has to wait for."""
+
+    def asks(self) -> list[Ask]:
+        """Return all turns."""
+
+    def run(self, answering: Answering) -> None:
+        """Have all turns computed, each as soon as it may be."""
+
+    def describe(self) -> dict[str, object]:
+        """Return what the work is, for people and for JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +84,55 @@ class Shape:
         return 1 + self.preamble + self.text + self.rounds * self.growth + self.card + self.tokens
 
 
-def work_of(shape: Shape, n_vocab: int, *, bos: int = 1, seed: int = 0) -> list[list[list[Tokens]]]:
-    """Return prompts by scene, round and role. Their tokens are random, so that the weights may be so too: the shape alone counts.
+class ShapedWork:
+    """Work of a given shape. Its tokens are random, so that the weights may be so too: the shape alone counts."""
 
-    Raises:
-        ConfigError: the vocabulary is too small.
-    """
+    def __init__(self, shape: Shape, n_vocab: int, *, bos: int = 1, seed: int = 0) -> None:
+        """Write the prompts.
+
+        Raises:
+            ConfigError: the vocabulary is too small.
+        """
+        self.shape = shape
+        # By scene, round and role.
+        self.prompts = _prompts(shape, n_vocab, bos, random.Random(seed))
+
+    def asks(self) -> list[Ask]:
+        """See `Work`."""
+        return [ask for scene in range(self.shape.scenes) for number in range(self.shape.rounds) for ask in self._round(scene, number)]
+
+    def run(self, answering: Answering) -> None:
+        """Run a round of a scene when the one before is answered."""
+        left = dict.fromkeys(range(self.shape.scenes), self.shape.roles)
+        at = dict.fromkeys(left, 0)
+        scene_of = {ask.key: scene for scene in left for number in range(self.shape.rounds) for ask in self._round(scene, number)}
+        answering.submit([ask for scene in left for ask in self._round(scene, 0)])
+        while left:
+            for key in answering.collect():
+                scene = scene_of[key]
+                left[scene] -= 1
+                if left[scene]:
+                    continue
+                at[scene] += 1
+                if at[scene] == self.shape.rounds:
+                    del left[scene]
+                    continue
+                left[scene] = self.shape.roles
+                answering.submit(self._round(scene, at[scene]))
+
+    def describe(self) -> dict[str, object]:
+        """See `Work`."""
+        return {name: getattr(self.shape, name) for name in self.shape.__slots__}
+
+    def _round(self, scene: int, number: int) -> list[Ask]:
+        return [Ask((scene, number, role), prompt, self.shape.tokens) for role, prompt in enumerate(self.prompts[scene][number])]
+
+
+def _prompts(shape: Shape, n_vocab: int, bos: int, rng: random.Random) -> list[list[list[Tokens]]]:
     if n_vocab - _LAST <= _FIRST:
         raise ConfigError(
             f"a vocabulary of {n_vocab} tokens is too small for the benchmark: give a model with {_FIRST + _LAST + 1} or more"
         )
-    rng = random.Random(seed)
 
     def ids(count: int) -> Tokens:
         return [rng.randrange(_FIRST, n_vocab - _LAST) for _ in range(count)]
@@ -77,41 +150,11 @@ def work_of(shape: Shape, n_vocab: int, *, bos: int = 1, seed: int = 0) -> list[
     return work
 
 
-class Answering:
-    """Whoever answers prompts: they go in with a key each, and the keys of those that are answered come out."""
-
-    def __init__(self, submit: Callable[[list[tuple[Key, Tokens]]], None], collect: Callable[[], list[Key]]) -> None:
-        """Wrap the two halves."""
-        self.submit, self.collect = submit, collect
-
-
-def timed(work: list[list[list[Tokens]]], answering: Answering) -> float:
-    """Run the work: a round of a scene when the one before is answered. Returns seconds."""
-    left = {scene: len(rounds[0]) for scene, rounds in enumerate(work)}
-    at = dict.fromkeys(left, 0)
-    began = time.perf_counter()
-    answering.submit([((scene, role), prompt) for scene, rounds in enumerate(work) for role, prompt in enumerate(rounds[0])])
-    while left:
-        for scene, _ in answering.collect():
-            left[scene] -= 1
-            if left[scene]:
-                continue
-            at[scene] += 1
-            if at[scene] == len(work[scene]):
-                del left[scene]
-                continue
-            turns = work[scene][at[scene]]
-            left[scene] = len(turns)
-            answering.submit([((scene, role), prompt) for role, prompt in enumerate(turns)])
-    return time.perf_counter() - began
-
-
-def distinct_tokens(work: list[list[list[Tokens]]]) -> int:
+def distinct_tokens(prompts: Iterable[Tokens]) -> int:
     """Return how many tokens have to be computed if every beginning that two prompts share is computed once."""
-    prompts = sorted(prompt for scene in work for turns in scene for prompt in turns)
     total = 0
     before: Tokens = []
-    for prompt in prompts:
+    for prompt in sorted(prompts):
         shared = next((place for place, (one, other) in enumerate(zip(prompt, before, strict=False)) if one != other), None)
         total += len(prompt) - (min(len(prompt), len(before)) if shared is None else shared)
         before = prompt

@@ -24,6 +24,7 @@ _llama.llama_log_set(ctypes.cast(_core.log_callback_address(), _llama.llama_log_
 
 LLAMA_CPP_VERSION = version("llama-cpp-python")
 _FLASH_ATTENTION_OFF = 0
+_FLASH_ATTENTION_ON = 1
 _FLASH_ATTENTION_AUTO = -1
 _TYPE_F16 = 1
 # llama.cpp pads a stream's context to this many tokens.
@@ -39,7 +40,8 @@ class ContextShape:
         slot_context: tokens a sequence.
         batch: tokens a call to llama.cpp may hold.
         threads: CPU threads.
-        exact: flash attention off, as the deterministic mode needs it; otherwise llama.cpp decides.
+        flash_attention: None to let llama.cpp decide; the deterministic mode needs it off.
+        cells: tokens of one KV that all sequences share; None for a stream of `slot_context` tokens for each.
         count_sub_batches: let `_core.sub_batches()` count what llama.cpp makes of the calls (tests, benchmarks).
     """
 
@@ -47,23 +49,25 @@ class ContextShape:
     slot_context: int
     batch: int
     threads: int
-    exact: bool
+    flash_attention: bool | None
+    cells: int | None = None
     count_sub_batches: bool = False
 
 
 class LlamaModel:
     """An open model. Close its engines and contexts first."""
 
-    def __init__(self, path: Path, *, gpu_layers: int = 0, vocab_only: bool = False) -> None:
+    def __init__(self, path: Path, *, gpu_layers: int = 0, vocab_only: bool = False, lora: Path | None = None) -> None:
         """Load a vetted GGUF.
 
         Args:
             path: the file.
             gpu_layers: layers to put on a GPU; -1 for all.
             vocab_only: leave the weights out; such a model only tokenises.
+            lora: an adapter for all its contexts, vetted with it.
 
         Raises:
-            ModelError: llama.cpp cannot load it, or its vocabulary cannot be used.
+            ModelError: llama.cpp cannot load it or the adapter, or its vocabulary cannot be used.
         """
         _llama.llama_backend_init()
         parameters = _llama.llama_model_default_params()
@@ -74,6 +78,10 @@ class LlamaModel:
         if not self._model:
             raise ModelError(f"model {path} cannot be loaded: {_last_log()}")
         try:
+            # Freed with the model.
+            self.adapter: Any = None if lora is None else _llama.llama_adapter_lora_init(self._model, os.fsencode(lora))
+            if lora is not None and not self.adapter:
+                raise ModelError(f"adapter {lora} cannot be loaded: {_last_log()}")
             self.vocab: Any = _llama.llama_model_get_vocab(self._model)
             self.tokenizer = _tokenizer(self.vocab)
         except BaseException:
@@ -110,20 +118,22 @@ class LlamaModel:
 
 
 class LlamaContext:
-    """An open context with one KV stream a sequence."""
+    """An open context with one KV stream a sequence, or one that all share."""
 
     def __init__(self, model: LlamaModel, pointer: Any, shape: ContextShape) -> None:
         """Use `LlamaModel.context`."""
         self.shape = shape
         self.slot_context = -(-shape.slot_context // _CONTEXT_STEP) * _CONTEXT_STEP
         parameters = _llama.llama_context_default_params()
-        parameters.n_ctx = self.slot_context * shape.slots
+        parameters.n_ctx = shape.cells or self.slot_context * shape.slots
         parameters.n_batch = parameters.n_ubatch = shape.batch
         parameters.n_seq_max = shape.slots
         parameters.n_threads = parameters.n_threads_batch = shape.threads
-        parameters.flash_attn_type = _FLASH_ATTENTION_OFF if shape.exact else _FLASH_ATTENTION_AUTO
+        parameters.flash_attn_type = {None: _FLASH_ATTENTION_AUTO, False: _FLASH_ATTENTION_OFF, True: _FLASH_ATTENTION_ON}[
+            shape.flash_attention
+        ]
         parameters.type_k = parameters.type_v = _TYPE_F16
-        parameters.kv_unified = False
+        parameters.kv_unified = shape.cells is not None
         # Prefix reuse needs every position; a sliding window would have dropped some.
         parameters.swa_full = True
         parameters.no_perf = True
@@ -133,11 +143,21 @@ class LlamaContext:
             parameters.cb_eval = ctypes.cast(callback, _llama.ggml_backend_sched_eval_callback)
         self._context: Any = _llama.llama_init_from_model(pointer, parameters)
         if not self._context:
-            size = model.kv_bytes_per_token() * self.slot_context * shape.slots / 2**20
+            size = model.kv_bytes_per_token() * self.kv_tokens / 2**20
             raise ModelError(
                 f"{shape.slots} sequences of {self.slot_context} tokens ({size:.0f} MiB of KV) cannot be opened: {_last_log()}: "
                 "lower --parallel or --ctx"
             )
+        if model.adapter:
+            adapters = (_llama.llama_adapter_lora_p_ctypes * 1)(model.adapter)
+            if _llama.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)):
+                self.close()
+                raise ModelError(f"the adapter cannot be used: {_last_log()}")
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV holds, over all sequences."""
+        return self.shape.cells or self.shape.slots * self.slot_context
 
     @property
     def address(self) -> int:

@@ -24,7 +24,7 @@ from matrix_py.errors import ModelError
 from matrix_py.models.hub import check_gguf, printable, split_parts
 
 # Part of the cache key: raise it when the checks or the facts change.
-_VET_VERSION = 1
+_VET_VERSION = 2
 _STAGE_MARK = "matrix-vet: "
 _REMEDY = "convert it again with its byte tokens, or use another model"
 
@@ -61,34 +61,41 @@ class _Verdict(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
-def vet(path: Path, *, timeout_s: float = 600, n_gpu_layers: int = 0) -> ModelFacts:
+def vet(path: Path, *, timeout_s: float = 600, n_gpu_layers: int = 0, lora: Path | None = None) -> ModelFacts:
     """Load a GGUF in a child process, tokenise every byte, decode a few tokens, and return what the model is.
 
-    A file that passed is not vetted again while its path, size and modification time, the version of llama-cpp-python
-    and `n_gpu_layers` stay the same.
+    A file that passed is not vetted again while its path, size and modification time, those of the adapter, the version of
+    llama-cpp-python and `n_gpu_layers` stay the same.
 
     Args:
         path: the GGUF; of a split model its first part.
         timeout_s: seconds that the child may take.
         n_gpu_layers: layers to put on a GPU; -1 for all.
+        lora: an adapter (GGUF) to decode with.
 
     Raises:
         ModelError: the file is no GGUF, is damaged, cannot be loaded, crashes llama.cpp, has no vocabulary or one
-            without byte tokens, gives no usable logits, is no decoder, or takes too long.
+            without byte tokens, gives no usable logits, is no decoder, or takes too long; or the adapter is not for it.
     """
     check_gguf(path)
-    entry = _cache_entry(path, n_gpu_layers)
+    if lora is not None:
+        check_gguf(lora)
+    entry = _cache_entry(path, n_gpu_layers, lora)
     facts = _read_cache(entry)
     if facts is None:
-        facts = _run_child(path, timeout_s, n_gpu_layers)
+        if lora is not None:
+            vet(path, timeout_s=timeout_s, n_gpu_layers=n_gpu_layers)  # what is wrong with the model is not the adapter's fault
+        facts = _run_child(path, timeout_s, n_gpu_layers, lora)
         keep(entry, msgspec.json.encode(facts))
     return facts
 
 
-def _run_child(path: Path, timeout_s: float, n_gpu_layers: int) -> ModelFacts:
+def _run_child(path: Path, timeout_s: float, n_gpu_layers: int, lora: Path | None) -> ModelFacts:
     # A new interpreter, never a fork: the parent may hold threads or a GPU. GGML_NO_BACKTRACE: no debugger at an abort.
     # -P: a file of the folder that somebody works in must not pass for a module of Python's; so the package is named instead.
     command = [sys.executable, "-P", "-m", "matrix_py.models.vet", str(path.absolute()), str(n_gpu_layers)]
+    if lora is not None:
+        command.append(str(lora.absolute()))
     package = str(Path(__file__).parents[2])
     search = os.pathsep.join(entry for entry in (package, os.environ.get("PYTHONPATH")) if entry)
     env = os.environ | {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": search}
@@ -97,6 +104,11 @@ def _run_child(path: Path, timeout_s: float, n_gpu_layers: int) -> ModelFacts:
     except subprocess.TimeoutExpired:
         raise _refusal(path, f"was not vetted within {timeout_s:g} s: allow more time, or use a smaller model") from None
     log = done.stderr.decode("utf-8", errors="replace")
+    if lora is not None and (done.returncode < 0 or b'"facts":null' in done.stdout):
+        reasons = re.findall(r"GGML_ASSERT.*|GGML_ABORT.*", log) or _error_lines(log) or ["no message from llama.cpp"]
+        raise ModelError(
+            f"adapter {str(lora)!r} does not work with model {path.name}: {printable(reasons[-1])}; give one that was trained on that model"
+        )
     if done.returncode < 0:
         raise _refusal(path, _death(-done.returncode, log))
     try:
@@ -150,14 +162,15 @@ def _error_lines(log: str) -> list[str]:
     return [re.sub(r"^.*error loading model: ", "", line) for line in lines if "failed to load model" not in line]
 
 
-def _cache_entry(path: Path, n_gpu_layers: int) -> Path | None:
+def _cache_entry(path: Path, n_gpu_layers: int, lora: Path | None) -> Path | None:
     """Return where the facts of this very file are kept, or None where there is no home for them."""
     path = path.absolute()
     try:
-        stats = [path.with_name(name).stat() for name in split_parts(path.name)]
+        stats = [path.with_name(name).stat() for name in split_parts(path.name)] + ([lora.stat()] if lora else [])
         key = (
             _VET_VERSION,
             os.fsencode(path),
+            os.fsencode(lora.absolute()) if lora else b"",
             [(s.st_size, s.st_mtime_ns) for s in stats],
             version("llama-cpp-python"),
             n_gpu_layers,
@@ -177,19 +190,19 @@ def _read_cache(entry: Path | None) -> ModelFacts | None:
 # From here on: the child. Only these functions touch llama_cpp.
 
 
-def _main(path: str, n_gpu_layers: int) -> None:
+def _main(path: str, n_gpu_layers: int, lora: str | None = None) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     report = os.dup(1)
     os.dup2(2, 1)  # whatever prints to stdout in llama.cpp now goes to the log
-    verdict = _examine(path, n_gpu_layers)
+    verdict = _examine(path, n_gpu_layers, lora)
     with os.fdopen(report, "wb") as pipe:
         pipe.write(msgspec.json.encode(verdict) + b"\n")
     os._exit(0)  # nothing is freed: a GPU backend that crashes on its way out is no fault of the file
 
 
-def _examine(path: str, n_gpu_layers: int) -> _Verdict:
+def _examine(path: str, n_gpu_layers: int, lora: str | None) -> _Verdict:
     import llama_cpp as ll
 
     _stage("load")
@@ -222,6 +235,11 @@ def _examine(path: str, n_gpu_layers: int) -> _Verdict:
     context = ll.llama_init_from_model(model, context_params)
     if not context:
         return _Verdict()
+    if lora is not None:
+        adapter = ll.llama_adapter_lora_init(model, os.fsencode(lora))
+        if not adapter:
+            return _Verdict()
+        ll.llama_set_adapters_lora(context, (ll.llama_adapter_lora_p_ctypes * 1)(adapter), 1, (ctypes.c_float * 1)(1.0))
     problem = _decode_problem(ll, context, vocab)
     return _Verdict(problem=problem) if problem else _Verdict(facts)
 
@@ -318,4 +336,4 @@ def _text(call: Callable[[Any, int], int]) -> str:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+    _main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

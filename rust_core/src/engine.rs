@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 use rayon::prelude::*;
 
-use crate::batch::Rectangle;
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
 use crate::hash::Hash;
+use crate::kv::Kv;
 use crate::model::Model;
 use crate::prefix;
-use crate::scheduler::{MIN_BATCH, Span, decode, prefill};
+use crate::scheduler::{MIN_BATCH, Phase, Span, decode, mixed, prefill};
 use crate::sequence::Sequence;
 use crate::slots::Slots;
 use crate::turn::{Completion, Facts, Finish, Outcome, Turn, numbered_path};
@@ -31,6 +32,8 @@ pub struct Options {
     pub prefix_reuse: bool,
     /// Tokens that a turn may hold, prompt and completion together: configuration, never what happens to fit. At most the model's.
     pub context: usize,
+    /// Take the slot of the youngest running sequence at every so many steps, as a lack of KV would. For tests: nothing may come of it.
+    pub preempt_every: Option<u64>,
 }
 
 /// A turn that is done, well or badly.
@@ -52,8 +55,10 @@ pub struct Stats {
     pub generated_tokens: u64,
     /// Time in the model, fetching logits included, in microseconds.
     pub model_us: u64,
-    /// KV streams copied, for reuse of a prefix or to close a gap.
-    pub stream_copies: u64,
+    /// Slots copied, for reuse of a prefix or to close a gap.
+    pub copies: u64,
+    /// Sequences that lost their slot to others and had to wait again.
+    pub preemptions: u64,
     pub turns: u64,
     pub failed_turns: u64,
     /// Sequences in flight, and turns waiting for a slot, at the last step.
@@ -63,6 +68,9 @@ pub struct Stats {
 
 /// How many turns that wait for a prompt's beginning others may overtake in one step.
 const LOOKAHEAD: usize = 256;
+
+/// Cells of a shared KV that each running sequence should find free for what it will generate, when another is let in.
+const HEADROOM: usize = 32;
 
 enum Command {
     Run(Box<Sequence>),
@@ -101,6 +109,15 @@ impl Engine {
         }
         if limits.batch < MIN_BATCH {
             return option("batch", limits.batch, format!("at least {MIN_BATCH}"));
+        }
+        if let Some(cells) = limits.cells {
+            // Else a turn could be too long to fit alone, and a step hold no prompt beside the tokens of those that decode.
+            if cells < options.context {
+                return option("KV tokens", cells, format!("at least {}, the tokens that a turn may hold", options.context));
+            }
+            if limits.batch <= options.parallel {
+                return option("batch", limits.batch, format!("more than {}, the turns in flight", options.parallel));
+            }
         }
         if limits.vocab != tokenizer.size() {
             return option("vocab", limits.vocab, format!("{}, the size of the vocabulary", tokenizer.size()));
@@ -248,17 +265,21 @@ impl Drop for Engine {
 
 /// State of the engine's thread.
 pub(crate) struct Loop {
-    model: Box<dyn Model>,
+    kv: Kv,
     tokenizer: Arc<Tokenizer>,
     slots: Slots,
-    parallel: usize,
-    batch: usize,
-    prefix_reuse: bool,
+    options: Options,
+    /// Tokens that a batch may hold.
+    most: usize,
+    /// The batch under way, kept for its memory.
+    batch: Batch,
     /// By rank, and among equals by the order in which they came.
     waiting: BTreeMap<(u64, u64), Box<Sequence>>,
     /// Sequences queued and admitted so far: the order of the next.
     queued: u64,
     admitted: u64,
+    /// What makes the KV unfit for use.
+    broken: Option<Error>,
     outbox: Sender<Answer>,
     stats: Stats,
     shared_stats: Arc<Mutex<Stats>>,
@@ -272,17 +293,18 @@ impl Loop {
         outbox: Sender<Answer>,
         shared_stats: Arc<Mutex<Stats>>,
     ) -> Self {
-        let limits = model.limits();
+        let kv = Kv::new(model);
         Self {
-            slots: Slots::new(limits.slots),
-            parallel: options.parallel,
-            batch: limits.batch,
-            model,
+            slots: Slots::new(kv.limits().slots, kv.copy_cost()),
+            most: kv.limits().batch,
+            batch: Batch::new(),
+            kv,
             tokenizer,
-            prefix_reuse: options.prefix_reuse,
+            options,
             waiting: BTreeMap::new(),
             queued: 0,
             admitted: 0,
+            broken: None,
             outbox,
             stats: Stats::default(),
             shared_stats,
@@ -314,6 +336,9 @@ impl Loop {
     fn receive(&mut self, inbox: &Receiver<Command>) -> bool {
         loop {
             let idle = self.waiting.is_empty() && self.slots.running() == 0;
+            if idle && self.broken.is_none() {
+                self.broken = self.kv.check(self.slots.lengths()).err();
+            }
             let command = if idle { inbox.recv().map_err(|_| TryRecvError::Disconnected) } else { inbox.try_recv() };
             match command {
                 Ok(Command::Run(sequence)) => self.queue(sequence),
@@ -326,24 +351,91 @@ impl Loop {
     }
 
     /// Let a turn wait for a slot.
-    pub(crate) fn queue(&mut self, sequence: Box<Sequence>) {
-        self.waiting.insert((sequence.turn.rank, self.queued), sequence);
+    pub(crate) fn queue(&mut self, mut sequence: Box<Sequence>) {
+        if let Some(error) = self.broken.clone() {
+            return self.fail(*sequence, error);
+        }
+        sequence.arrival = self.queued;
         self.queued += 1;
+        self.waiting.insert((sequence.turn.rank, sequence.arrival), sequence);
     }
 
     /// Begin what can begin, and take every sequence in flight one step further.
     pub(crate) fn step(&mut self) {
         self.stats.steps += 1;
-        self.admit();
-        self.close_gaps();
-        for span in prefill(&self.slots.phases(), self.batch) {
-            self.run_span(span);
+        if self.options.preempt_every.is_some_and(|every| self.stats.steps.is_multiple_of(every)) {
+            self.preempt();
         }
-        // Among them those whose prompt is in KV just now: a slot left out would cut the rectangle in two.
-        for span in decode(&self.slots.phases(), self.batch) {
-            self.run_span(span);
+        self.admit();
+        if self.kv.cells().is_some() {
+            self.step_shared();
+        } else {
+            self.step_isolated();
         }
         self.publish_stats();
+    }
+
+    /// Slots with a stream each are decoded in rectangles.
+    fn step_isolated(&mut self) {
+        self.close_gaps();
+        for span in prefill(&self.slots.phases(), self.most) {
+            self.run_spans(&[span]);
+        }
+        // Among them those whose prompt is in KV just now: a slot left out would cut the rectangle in two.
+        for span in decode(&self.slots.phases(), self.most) {
+            self.run_spans(&[span]);
+        }
+    }
+
+    /// Slots that share one KV are decoded in one batch, for which there has to be room.
+    fn step_shared(&mut self) {
+        let mut spans = mixed(&self.slots.phases(), self.most);
+        while !self.make_room(spans.iter().map(|span| span.rows * span.width).sum()) {
+            spans = mixed(&self.slots.phases(), self.most);
+        }
+        self.run_spans(&spans);
+    }
+
+    /// See that a shared KV has so many free cells: what is longest out of use goes first, then the youngest sequence has to wait again. False
+    /// when one had to.
+    fn make_room(&mut self, tokens: usize) -> bool {
+        while self.kv.cells().is_some_and(|cells| cells.num_free() < tokens) {
+            let Some(slot) = self.slots.least_worth() else {
+                self.preempt();
+                return false;
+            };
+            self.slots.pass_on(slot);
+            self.forget(slot);
+        }
+        true
+    }
+
+    /// Let the youngest running sequence wait again. The only one goes on: alone, any fits.
+    fn preempt(&mut self) {
+        if self.slots.running() < 2 {
+            return;
+        }
+        if let Some(mut sequence) = self.slots.youngest().and_then(|slot| self.release(slot)) {
+            sequence.preempt();
+            self.stats.preemptions += 1;
+            self.waiting.insert((sequence.turn.rank, sequence.arrival), Box::new(sequence));
+        }
+    }
+
+    /// Take a sequence off its slot. The beginning of its prompt stays in KV.
+    fn release(&mut self, slot: usize) -> Option<Sequence> {
+        let sequence = self.slots.vacate(slot)?;
+        let kept = if self.options.prefix_reuse { self.slots.prompt_tokens(slot).len() } else { 0 };
+        if kept == 0 || !self.kv.truncate(slot, kept) {
+            self.forget(slot);
+        }
+        Some(sequence)
+    }
+
+    /// Empty a free slot.
+    fn forget(&mut self, slot: usize) {
+        self.slots.clear(slot);
+        self.kv.truncate(slot, 0);
     }
 
     /// What the loop has done so far.
@@ -360,17 +452,21 @@ impl Loop {
     /// Give the first turns that wait the lowest free slots, with what is in KV of their prompts. Which of them gets which of these
     /// slots is decided by what the slots hold.
     fn admit(&mut self) {
-        while let Some(free) = self.parallel.checked_sub(self.slots.running()).filter(|&free| free > 0) {
+        while let Some(free) = self.options.parallel.checked_sub(self.slots.running()).filter(|&free| free > 0) {
             let Some(slot) = self.slots.lowest_free() else { return };
             let Some(place) = self.next_turn(slot, free) else { return };
-            let Some(mut sequence) = self.waiting.remove(&place) else { return };
-            let hit = if self.prefix_reuse { prefix::find(&self.slots, sequence.prompt(), slot) } else { None };
+            let Some(sequence) = self.waiting.get(&place) else { return };
+            let hit = if self.options.prefix_reuse { prefix::find(&self.slots, sequence.prompt(), slot) } else { None };
             let (source, mut cached) = hit.map_or((slot, 0), |hit| (hit.slot, hit.length));
+            if !self.has_room(source, cached, sequence.length()) {
+                return;
+            }
+            let Some(mut sequence) = self.waiting.remove(&place) else { return };
             self.keep(slot, source, if source == slot { cached } else { 0 });
             if source != slot {
                 self.copy(source, slot);
             }
-            if !self.model.truncate(slot, cached) {
+            if !self.kv.truncate(slot, cached) {
                 cached = 0;
             }
             sequence.admit(self.admitted, cached);
@@ -380,11 +476,24 @@ impl Loop {
         }
     }
 
+    /// Whether a shared KV has room for one more sequence of so many tokens, of which `cached` are on a slot, beside what the running ones
+    /// are about to need: that they do not have to preempt one another at once.
+    fn has_room(&self, source: usize, cached: usize, length: usize) -> bool {
+        let Some(cells) = self.kv.cells() else { return true };
+        let running = || self.slots.iter().enumerate().filter_map(|(slot, sequence)| Some((slot, sequence?)));
+        if running().next().is_none() {
+            return true;
+        }
+        let held = cells.distinct(running().map(|(slot, sequence)| (slot, sequence.in_kv())).chain([(source, cached)]));
+        let to_come: usize = running().map(|(_, sequence)| sequence.length() - sequence.in_kv() + HEADROOM).sum();
+        held + to_come + length - cached + HEADROOM <= cells.count()
+    }
+
     /// The place in the queue of the turn for a free slot: of the first `free` that can go, the one that can use most of what the slot
     /// holds. A turn cannot go while another is about to have more of its prompt in KV than anybody has now: what two prompts begin with
     /// is computed once.
     fn next_turn(&self, slot: usize, free: usize) -> Option<(u64, u64)> {
-        if !self.prefix_reuse {
+        if !self.options.prefix_reuse {
             return self.waiting.first_key_value().map(|(&place, _)| place);
         }
         let in_reach = self.waiting.iter().take(free + LOOKAHEAD);
@@ -400,16 +509,16 @@ impl Loop {
             }
             self.keep(to, from, 0);
             self.copy(from, to);
-            if let Some(sequence) = self.slots.vacate(from) {
+            if let Some(sequence) = self.release(from) {
                 self.slots.occupy(to, sequence);
             }
         }
     }
 
-    /// Before all but the first `kept` tokens of a free slot are overwritten from `source`, save what a sequence left behind there, in the place of what is longest out of use
-    /// above the running ones: the next turns about the same thing may begin with it.
+    /// Before all but the first `kept` tokens of a free slot are overwritten from `source`, save what a sequence left behind there, in the
+    /// place of what is longest out of use above the running ones: the next turns about the same thing may begin with it.
     fn keep(&mut self, slot: usize, source: usize, kept: usize) {
-        if !self.prefix_reuse {
+        if !self.options.prefix_reuse {
             return;
         }
         if !prefix::worth_keeping(&self.slots, slot, kept) {
@@ -423,72 +532,77 @@ impl Loop {
     }
 
     fn copy(&mut self, from: usize, to: usize) {
-        self.model.copy(from, to);
-        self.stats.stream_copies += 1;
+        self.kv.copy(from, to);
+        self.stats.copies += 1;
     }
 
-    fn run_span(&mut self, span: Span) {
-        let mut rectangle = Rectangle::new(span.first, span.width);
-        for slot in span.first..span.first + span.rows {
-            if let Some(sequence) = self.slots.get(slot) {
-                let (tokens, position, output) = sequence.next_tokens(span.width);
-                rectangle.push_row(tokens, position, output);
+    /// Give the model the next tokens of the sequences on these slots, as one batch.
+    fn run_spans(&mut self, spans: &[Span]) {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.clear();
+        for span in spans {
+            for slot in span.first..span.first + span.rows {
+                if let Some(sequence) = self.slots.get(slot) {
+                    let prompt = sequence.phase() != Phase::Decode;
+                    let (tokens, position, output) = sequence.next_tokens(span.width);
+                    self.stats.prefilled_tokens += if prompt { tokens.len() as u64 } else { 0 };
+                    batch.push_row(slot, tokens, position, output);
+                }
             }
         }
-        if span.width == 1 {
-            self.stats.decode_calls += 1;
-        } else {
+        if batch.rows().iter().any(|row| row.width > 1) {
             self.stats.prefill_calls += 1;
-            self.stats.prefilled_tokens += (span.rows * span.width) as u64;
+        } else {
+            self.stats.decode_calls += 1;
         }
-        match self.decode_and_sample(&rectangle) {
+        match self.decode_and_sample(&batch) {
             Ok(results) => {
                 for (slot, result) in results {
                     self.settle(slot, result);
                 }
             }
             Err(error) => {
-                for slot in span.first..span.first + span.rows {
-                    self.settle(slot, Err(error.clone()));
+                for row in batch.rows() {
+                    self.settle(row.slot, Err(error.clone()));
                 }
             }
         }
+        self.batch = batch;
     }
 
-    /// Decode a rectangle and let each sequence that wanted logits choose its token, in parallel. Returns the slots of those.
-    fn decode_and_sample(&mut self, rectangle: &Rectangle) -> Result<Vec<(usize, Result<()>)>> {
+    /// Decode a batch and let each sequence that wanted logits choose its token, in parallel. Returns the slots of those.
+    fn decode_and_sample(&mut self, batch: &Batch) -> Result<Vec<(usize, Result<()>)>> {
         let began = Instant::now();
-        self.model.decode(rectangle)?;
-        let outputs = rectangle.outputs.iter().filter(|&&output| output).count();
-        let logits = if outputs > 0 { self.model.logits()? } else { Vec::new() };
+        self.kv.decode(batch)?;
+        let outputs = batch.outputs();
+        let logits = if outputs > 0 { self.kv.logits()? } else { Vec::new() };
         self.stats.model_us += u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         if logits.len() != outputs {
             let reason = format!("{} rows of logits instead of {outputs}", logits.len());
-            return Err(Error::Decode { tokens: rectangle.tokens.len(), reason });
-        }
-        let mut wanting = Vec::with_capacity(outputs);
-        for (row, sequence) in self.slots.range_mut(rectangle.first_slot, rectangle.rows()).enumerate() {
-            sequence.advance(rectangle.width);
-            if rectangle.outputs[row] {
-                wanting.push((rectangle.first_slot + row, sequence));
-            }
+            return Err(Error::Decode { tokens: batch.tokens().len(), reason });
         }
         self.stats.generated_tokens += outputs as u64;
+        // Rows and sequences are both in the order of slots.
+        let (mut rows, mut logits) = (batch.rows().iter().peekable(), logits.into_iter());
+        let mut wanting = Vec::with_capacity(outputs);
+        for (slot, sequence) in self.slots.running_mut() {
+            let Some(row) = rows.next_if(|row| row.slot == slot) else { continue };
+            sequence.advance(row.width);
+            if row.output {
+                wanting.extend(logits.next().map(|logits| (slot, sequence, logits)));
+            }
+        }
         let tokenizer = &*self.tokenizer;
-        let sample = |((slot, sequence), logits): ((usize, &mut Sequence), &[f32])| (slot, sequence.sample(logits, tokenizer));
+        let sample = |(slot, sequence, logits): (usize, &mut Sequence, &[f32])| (slot, sequence.sample(logits, tokenizer));
         // One row is not worth waking the pool for.
-        Ok(if outputs == 1 {
-            wanting.into_iter().zip(logits).map(sample).collect()
-        } else {
-            wanting.into_par_iter().zip(logits).map(sample).collect()
-        })
+        Ok(if outputs == 1 { wanting.into_iter().map(sample).collect() } else { wanting.into_par_iter().map(sample).collect() })
     }
 
     /// Answer a sequence that is finished or failed, and free its slot.
     fn settle(&mut self, slot: usize, result: Result<()>) {
         match result {
             Ok(()) if self.slots.get(slot).is_some_and(Sequence::is_finished) => {
-                if let Some(sequence) = self.slots.vacate(slot) {
+                if let Some(sequence) = self.release(slot) {
                     let (turn, completion) = sequence.complete();
                     self.answer(Answer { turn, result: Ok(completion) });
                 }
@@ -499,8 +613,7 @@ impl Loop {
                     self.fail(sequence, error);
                 }
                 // What the failed call left in KV is not known.
-                self.slots.clear(slot);
-                self.model.truncate(slot, 0);
+                self.forget(slot);
             }
         }
     }
@@ -510,7 +623,7 @@ impl Loop {
         let cancelled: Vec<Box<Sequence>> = places.iter().filter_map(|place| self.waiting.remove(place)).collect();
         let running: Vec<usize> =
             self.slots.iter().enumerate().filter(|(_, s)| s.is_some_and(|s| s.turn.scene == scene)).map(|(slot, _)| slot).collect();
-        let running: Vec<Sequence> = running.into_iter().filter_map(|slot| self.slots.vacate(slot)).collect();
+        let running: Vec<Sequence> = running.into_iter().filter_map(|slot| self.release(slot)).collect();
         for sequence in cancelled.into_iter().map(|boxed| *boxed).chain(running) {
             let path = numbered_path(&sequence.turn.path, sequence.turn.attempt);
             self.fail(sequence, Error::Cancelled { path });

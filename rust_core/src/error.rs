@@ -42,6 +42,9 @@ pub enum Error {
     /// `llama_decode` returned a code, or gave no usable logits.
     #[error("llama.cpp could not decode {tokens} tokens: {reason}")]
     Decode { tokens: usize, reason: String },
+    /// What is in KV is not what the engine takes it for: an error of the engine.
+    #[error("the KV cache is not what it should be: {found}; please report it, and resume the run")]
+    Integrity { found: String },
     /// The sampler or the grammar met a state it cannot go on from.
     #[error("turn {path} cannot be sampled: {reason}")]
     Sampling { path: String, reason: String },
@@ -63,7 +66,7 @@ impl Error {
             Self::Setting { .. } | Self::PromptTooShort { .. } | Self::Form { .. } => "RequestError",
             Self::Vocabulary { .. } | Self::Layout { .. } | Self::Missing { .. } => "ModelError",
             Self::Option { .. } => "ConfigError",
-            Self::Decode { .. } | Self::Sampling { .. } | Self::Cancelled { .. } => "EngineError",
+            Self::Decode { .. } | Self::Integrity { .. } | Self::Sampling { .. } | Self::Cancelled { .. } => "EngineError",
             Self::Closed => "EngineClosedError",
         }
     }

@@ -8,22 +8,25 @@
 //! | [`payload`], [`event`], [`log`] | canonical payloads; the hash chain of a scene; sequencing, buffering, Arrow batches |
 //! | [`turn`] | a request to the model, its identity, its completion |
 //! | [`vocab`] | segments of text to tokens and back, with untrusted text kept text |
-//! | [`model`], [`batch`] | what the engine asks of a model; a rectangle of tokens |
+//! | [`model`], [`batch`] | what the engine asks of a model; rows of tokens |
 //! | [`llama`], [`scripted`] | the model behind llama.cpp's C functions; a deterministic stand-in that needs no weights |
 //! | [`sampler`], [`grammar`], `distinct` | the next token from logits; forms, through llguidance; lines that may not stand twice |
-//! | [`sequence`], [`slots`], [`prefix`], [`scheduler`] | a turn in flight; the KV streams; reuse of prompt tokens; what to decode next |
+//! | [`kv`], [`cells`] | a model's KV; which parts of it the slots hold, where they share it |
+//! | [`sequence`], [`slots`], [`prefix`], [`scheduler`] | a turn in flight; who is on which slot; reuse of prompt tokens; what to decode next |
 //! | [`engine`] | the batching loop, on a thread of its own |
 //! | [`simulation`] | whole runs over a model that only counts: how well the loop fills a machine |
 //! | [`selftest`] | whether this model gives the same bits in any company |
 //! | `py` | everything that Python sees (feature `python`) |
 
 pub mod batch;
+pub mod cells;
 mod distinct;
 pub mod engine;
 pub mod error;
 pub mod event;
 pub mod grammar;
 pub mod hash;
+pub mod kv;
 pub mod llama;
 pub mod log;
 pub mod model;

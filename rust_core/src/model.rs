@@ -1,6 +1,6 @@
 //! What the engine asks of a model.
 
-use crate::batch::Rectangle;
+use crate::batch::Batch;
 use crate::error::Result;
 
 /// The sizes that the engine has to keep within.
@@ -10,23 +10,25 @@ pub struct Limits {
     pub slots: usize,
     /// Tokens that one sequence may hold, prompt and completion together.
     pub context: usize,
-    /// Tokens that one rectangle may hold.
+    /// Tokens that one batch may hold.
     pub batch: usize,
     /// Entries of a row of logits.
     pub vocab: usize,
+    /// Where all slots share one KV: the tokens that it may hold. None where each slot has a stream of its own, `context` tokens long.
+    pub cells: Option<usize>,
 }
 
-/// A model with one KV stream a slot. Only the engine's thread touches it.
+/// A model with the KV of many sequences. Only the engine's thread touches it.
 pub trait Model: Send {
     fn limits(&self) -> Limits;
 
-    /// Run the model on a rectangle; its tokens enter KV.
+    /// Run the model on a batch; its tokens enter KV. Where each slot has a stream of its own, the batch is a rectangle.
     ///
     /// # Errors
-    /// [`crate::error::Error::Decode`]; the rectangle's slots must be truncated before they are used again.
-    fn decode(&mut self, rectangle: &Rectangle) -> Result<()>;
+    /// [`crate::error::Error::Decode`]; the batch's slots must be truncated before they are used again.
+    fn decode(&mut self, batch: &Batch) -> Result<()>;
 
-    /// Logits of the last rectangle, one slice of `vocab` entries for each row that wanted them, in row order. Valid until the next
+    /// Logits of the last batch, one slice of `vocab` entries for each row that wanted them, in row order. Valid until the next
     /// decode.
     ///
     /// # Errors
@@ -38,6 +40,9 @@ pub trait Model: Send {
 
     /// Keep the first `length` tokens of a slot. False when this model cannot; the slot is then empty.
     fn truncate(&mut self, slot: usize, length: usize) -> bool;
+
+    /// Tokens that a slot's KV holds.
+    fn length(&self, slot: usize) -> usize;
 
     /// Use that many threads from now on; a model without threads ignores it.
     fn set_threads(&mut self, threads: usize);

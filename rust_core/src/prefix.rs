@@ -4,12 +4,8 @@
 use crate::slots::{Slots, shared};
 use crate::vocab::Token;
 
-/// Copying a stream costs about as much as prefilling this many tokens (measured on a 135M model; more on a larger one, where reuse
-/// pays sooner).
-const MIN_COPY: usize = 16;
-
-/// Fewer tokens than these are not saved for turns that may never come.
-const MIN_KEPT: usize = 3 * MIN_COPY;
+/// What would save fewer tokens than so many copies cost is not kept for turns that may never come.
+const COPIES_KEPT: usize = 3;
 
 /// Where a prompt's beginning is in KV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +27,9 @@ pub fn best<'a, P>(slots: &Slots, prompts: impl Iterator<Item = (P, &'a [Token])
 pub fn is_coming(slots: &Slots, prompt: &[Token]) -> bool {
     let usable = &prompt[..prompt.len().saturating_sub(2)];
     let coming = slots.in_prefill().map(|sequence| shared(sequence.prompt(), usable)).max().unwrap_or(0);
-    coming >= MIN_COPY && {
+    coming >= slots.copy_cost() && {
         let there = (0..slots.len()).map(|slot| shared(slots.prompt_tokens(slot), usable)).max().unwrap_or(0);
-        coming >= there + MIN_COPY
+        coming >= there + slots.copy_cost()
     }
 }
 
@@ -42,7 +38,7 @@ pub fn is_coming(slots: &Slots, prompt: &[Token]) -> bool {
 #[must_use]
 pub fn worth_keeping(slots: &Slots, slot: usize, kept: usize) -> bool {
     let held = slots.prompt_tokens(slot);
-    held.len() >= kept.max(slots.elsewhere(slot, held)) + MIN_KEPT
+    held.len() >= kept.max(slots.elsewhere(slot, held)) + COPIES_KEPT * slots.copy_cost()
 }
 
 /// The longest usable beginning of `prompt` in any slot. A prompt bound for `target` can use what is left there without a copy.
@@ -54,6 +50,6 @@ pub fn find(slots: &Slots, prompt: &[Token], target: usize) -> Option<Hit> {
     let best = (0..slots.len())
         .map(|slot| Hit { slot, length: shared_with(slot) })
         .fold(here, |best, hit| if hit.length > best.length { hit } else { best });
-    let worth_a_copy = best.length >= here.length + MIN_COPY;
+    let worth_a_copy = best.length >= here.length + slots.copy_cost();
     Some(if worth_a_copy { best } else { here }).filter(|hit| hit.length > 0)
 }

@@ -434,7 +434,9 @@ struct PyEngine(Engine);
 #[pymethods]
 impl PyEngine {
     #[new]
-    #[pyo3(signature = (*, tokenizer, context, slots, parallel, slot_context, batch, turn_context, prefix_reuse=true))]
+    #[pyo3(signature = (
+        *, tokenizer, context, slots, parallel, slot_context, batch, turn_context, cells=None, prefix_reuse=true, preempt_every=None
+    ))]
     fn new(
         py: Python<'_>,
         tokenizer: &PyTokenizer,
@@ -444,10 +446,12 @@ impl PyEngine {
         slot_context: usize,
         batch: usize,
         turn_context: usize,
+        cells: Option<usize>,
         prefix_reuse: bool,
+        preempt_every: Option<u64>,
     ) -> PyResult<Self> {
-        let limits = Limits { slots, context: slot_context, batch, vocab: tokenizer.tokenizer.size() };
-        let options = Options { parallel, prefix_reuse, context: turn_context };
+        let limits = Limits { slots, context: slot_context, batch, vocab: tokenizer.tokenizer.size(), cells };
+        let options = Options { parallel, prefix_reuse, context: turn_context, preempt_every: preempt_every.filter(|&every| every > 0) };
         py.detach(|| {
             let model = tokenizer.model(context, limits)?;
             Ok(Self(Engine::open(Box::new(model), Arc::clone(&tokenizer.tokenizer), options)?))
@@ -495,7 +499,8 @@ impl PyEngine {
             ("cached_tokens", stats.cached_tokens),
             ("generated_tokens", stats.generated_tokens),
             ("model_us", stats.model_us),
-            ("stream_copies", stats.stream_copies),
+            ("copies", stats.copies),
+            ("preemptions", stats.preemptions),
             ("turns", stats.turns),
             ("failed_turns", stats.failed_turns),
             ("running", stats.running),
@@ -521,7 +526,7 @@ fn self_test(
     prompt_tokens: usize,
     threads: usize,
 ) -> PyResult<(usize, Vec<&'static str>)> {
-    let limits = Limits { slots, context: slot_context, batch, vocab: tokenizer.tokenizer.size() };
+    let limits = Limits { slots, context: slot_context, batch, vocab: tokenizer.tokenizer.size(), cells: None };
     let report = py.detach(|| {
         let mut model = tokenizer.model(context, limits)?;
         let tokens = tokenizer.ordinary_tokens()?;
@@ -579,7 +584,7 @@ fn simulate_schedule(
         ("turns", report.stats.turns as f64),
         ("steps", report.stats.steps as f64),
         ("calls", (report.stats.prefill_calls + report.stats.decode_calls) as f64),
-        ("stream_copies", report.stats.stream_copies as f64),
+        ("copies", report.stats.copies as f64),
     ]))
 }
 

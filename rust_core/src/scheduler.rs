@@ -1,9 +1,11 @@
 //! What to decode next: a pure function of the slots' phases.
 //!
-//! The rules that make a completion independent of its company (measured; see docs/architecture.md):
+//! Where each slot has a KV stream of its own, the rules that make a completion independent of its company (measured; see docs/architecture.md):
 //! - each call to the model is a rectangle on adjacent slots that fits one sub-batch;
 //! - no prompt token is prefilled alone, so a chunk is at least two tokens wide and never leaves one behind;
 //! - generated tokens are decoded one by one.
+//!
+//! Where all slots share one KV no such thing can be promised, and a step is one batch of whatever there is.
 
 /// What the sequence on a slot needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +102,34 @@ pub fn decode(phases: &[Phase], batch: usize) -> Vec<Span> {
     spans
 }
 
+/// The rows of one step where all slots share one KV, as one batch in the order of slots: a token of each sequence that decodes, and with the rest of `batch` the
+/// prompts, oldest first. There each row may be of any length, and nothing is promised of bits.
+///
+/// `batch` is greater than the number of decoding sequences, so that prompts get on as well.
+#[must_use]
+pub fn mixed(phases: &[Phase], batch: usize) -> Vec<Span> {
+    let mut spans = decode(phases, batch);
+    let mut budget = batch.saturating_sub(spans.iter().map(|span| span.rows).sum());
+    let mut prompts: Vec<(u64, usize, usize)> = (0..)
+        .zip(phases)
+        .filter_map(|(slot, phase)| match *phase {
+            Phase::Prefill { remaining, order } => Some((order, slot, remaining)),
+            _ => None,
+        })
+        .collect();
+    prompts.sort_unstable();
+    for (_, first, remaining) in prompts {
+        let width = remaining.min(budget);
+        if width == 0 {
+            break;
+        }
+        budget -= width;
+        spans.push(Span { first, rows: 1, width });
+    }
+    spans.sort_unstable_by_key(|span| span.first);
+    spans
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +176,42 @@ mod tests {
                     matches!(phase, Phase::Prefill { order, .. } if *order == oldest) && *served == 1
                 });
                 prop_assert!(progress, "the oldest prefill is not served");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_mixed_batch_serves_all_that_decode_and_the_oldest_prompts(phases in phases(), batch in 25usize..80) {
+            let spans = mixed(&phases, batch);
+            let mut served = vec![0; phases.len()];
+            for span in &spans {
+                for width in &mut served[span.first..span.first + span.rows] {
+                    *width += span.width;
+                }
+            }
+            let filled: usize = served.iter().sum();
+            prop_assert!(filled <= batch);
+            let mut cut = None;
+            for (phase, &width) in phases.iter().zip(&served) {
+                match *phase {
+                    Phase::Free => prop_assert_eq!(width, 0),
+                    Phase::Decode => prop_assert_eq!(width, 1),
+                    Phase::Prefill { remaining, order } => {
+                        prop_assert!(width <= remaining);
+                        if width < remaining {
+                            cut = cut.max(Some(std::cmp::Reverse(order)));
+                        }
+                    }
+                }
+            }
+            if let Some(std::cmp::Reverse(first_cut)) = cut {
+                prop_assert_eq!(filled, batch, "tokens were left out of a batch with room");
+                for (phase, &width) in phases.iter().zip(&served) {
+                    if let Phase::Prefill { order, .. } = *phase {
+                        prop_assert!(width == 0 || order <= first_cut, "a younger prompt went before an older one");
+                    }
+                }
             }
         }
     }

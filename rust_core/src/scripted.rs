@@ -1,7 +1,9 @@
-//! A model without weights: its logits are a function of the tokens in a slot's KV, so that a wrong position, a stale cell or a mixed-up
-//! slot shows in the text. It checks the rules of rectangles that llama.cpp would punish with an abort or with other bits.
+//! Models without weights. [`Scripted`] is for tests: its logits are a function of the tokens in a slot's KV, so that a wrong position, a
+//! stale cell or a mixed-up slot shows in the text, and it checks the rules of batches that llama.cpp would punish with an abort or with
+//! other bits. [`Idle`] is for benchmarks.
 
-use crate::batch::Rectangle;
+use crate::batch::Batch;
+use crate::cells::Cells;
 use crate::error::{Error, Result};
 use crate::hash::{Hash, Hasher};
 use crate::model::{Limits, Model};
@@ -54,6 +56,8 @@ pub struct Scripted {
     limits: Limits,
     /// The tokens in each slot's KV.
     kv: Vec<Vec<Token>>,
+    /// Where all slots share one KV, its cells.
+    cells: Option<Cells>,
     logits: Vec<Vec<f32>>,
     calls: usize,
     /// Fails the decode calls whose number (from 0) this answers with true.
@@ -67,8 +71,16 @@ impl Scripted {
     /// Never.
     #[must_use]
     pub fn new(slots: usize, context: usize, batch: usize) -> Self {
-        let limits = Limits { slots, context, batch, vocab: ByteVocab::default().size() };
-        Self { limits, kv: vec![Vec::new(); slots], logits: Vec::new(), calls: 0, fails: Box::new(|_| false), end_bias: 1.5 }
+        let limits = Limits { slots, context, batch, vocab: ByteVocab::default().size(), cells: None };
+        Self { limits, kv: vec![Vec::new(); slots], cells: None, logits: Vec::new(), calls: 0, fails: Box::new(|_| false), end_bias: 1.5 }
+    }
+
+    /// Let all slots share one KV of so many tokens.
+    #[must_use]
+    pub fn sharing(mut self, tokens: usize) -> Self {
+        self.limits.cells = Some(tokens);
+        self.cells = Some(Cells::new(self.limits.slots, tokens));
+        self
     }
 
     /// Let the decode calls fail for whose number `fails` says so.
@@ -96,19 +108,21 @@ impl Scripted {
         logits
     }
 
-    fn check(&self, rectangle: &Rectangle) -> std::result::Result<(), String> {
-        let size = rectangle.rows() * rectangle.width;
-        if size == 0 || size != rectangle.tokens.len() || size > self.limits.batch {
-            return Err(format!("a rectangle of {} x {} in a batch of {}", rectangle.rows(), rectangle.width, self.limits.batch));
+    fn check(&self, batch: &Batch) -> std::result::Result<(), String> {
+        let size = batch.tokens().len();
+        if size == 0 || size > self.limits.batch {
+            return Err(format!("{size} tokens in a batch of {}", self.limits.batch));
         }
-        for (row, &position) in rectangle.positions.iter().enumerate() {
-            let slot = rectangle.first_slot + row;
-            let kv = self.kv.get(slot).ok_or_else(|| format!("slot {slot} does not exist"))?;
-            if kv.len() != position {
-                return Err(format!("slot {slot} holds {} tokens, not {position}", kv.len()));
+        if self.cells.is_none() && !batch.is_rectangle() {
+            return Err("slots with a stream each need a rectangle".into());
+        }
+        for row in batch.rows() {
+            let kv = self.kv.get(row.slot).ok_or_else(|| format!("slot {} does not exist", row.slot))?;
+            if kv.len() != row.position {
+                return Err(format!("slot {} holds {} tokens, not {}", row.slot, kv.len(), row.position));
             }
-            if position + rectangle.width > self.limits.context {
-                return Err(format!("slot {slot} is full"));
+            if row.position + row.width > self.limits.context {
+                return Err(format!("slot {} is full", row.slot));
             }
         }
         Ok(())
@@ -120,20 +134,29 @@ impl Model for Scripted {
         self.limits
     }
 
-    fn decode(&mut self, rectangle: &Rectangle) -> Result<()> {
+    fn decode(&mut self, batch: &Batch) -> Result<()> {
         let call = self.calls;
         self.calls += 1;
-        let error = |reason| Error::Decode { tokens: rectangle.tokens.len(), reason };
-        self.check(rectangle).map_err(error)?;
+        let error = |reason| Error::Decode { tokens: batch.tokens().len(), reason };
+        self.check(batch).map_err(error)?;
         if (self.fails)(call) {
             return Err(error(format!("call {call} was told to fail")));
         }
+        if self.cells.as_ref().is_some_and(|cells| cells.num_free() < batch.tokens().len()) {
+            return Err(error("no KV cells are left".into()));
+        }
         self.logits.clear();
-        for (row, tokens) in rectangle.tokens.chunks(rectangle.width).enumerate() {
-            let slot = rectangle.first_slot + row;
-            self.kv[slot].extend_from_slice(tokens);
-            if rectangle.outputs[row] {
-                let logits = self.logits_after(&self.kv[slot]);
+        let mut tokens = batch.tokens();
+        for row in batch.rows() {
+            let (own, rest) = tokens.split_at(row.width);
+            tokens = rest;
+            self.kv[row.slot].extend_from_slice(own);
+            if let Some(cells) = &mut self.cells {
+                // Room for all rows was found above.
+                let _ = cells.extend(row.slot, row.width);
+            }
+            if row.output {
+                let logits = self.logits_after(&self.kv[row.slot]);
                 self.logits.push(logits);
             }
         }
@@ -146,11 +169,72 @@ impl Model for Scripted {
 
     fn copy(&mut self, from: usize, to: usize) {
         self.kv[to] = self.kv[from].clone();
+        if let Some(cells) = &mut self.cells {
+            cells.copy(from, to);
+        }
     }
 
     fn truncate(&mut self, slot: usize, length: usize) -> bool {
         self.kv[slot].truncate(length);
+        if let Some(cells) = &mut self.cells {
+            cells.truncate(slot, length);
+        }
         true
+    }
+
+    fn length(&self, slot: usize) -> usize {
+        self.kv[slot].len()
+    }
+
+    fn set_threads(&mut self, _threads: usize) {}
+}
+
+/// A model over [`ByteVocab`] that answers at once, and always the same: what is left of a run's time is the engine's own.
+pub struct Idle {
+    limits: Limits,
+    lengths: Vec<usize>,
+    logits: Vec<f32>,
+    outputs: usize,
+}
+
+impl Idle {
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn new(slots: usize, context: usize, batch: usize) -> Self {
+        let limits = Limits { slots, context, batch, vocab: ByteVocab::default().size(), cells: None };
+        Self { limits, lengths: vec![0; slots], logits: vec![0.0; limits.vocab], outputs: 0 }
+    }
+}
+
+impl Model for Idle {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn decode(&mut self, batch: &Batch) -> Result<()> {
+        self.outputs = batch.outputs();
+        for row in batch.rows() {
+            self.lengths[row.slot] = row.position + row.width;
+        }
+        Ok(())
+    }
+
+    fn logits(&mut self) -> Result<Vec<&[f32]>> {
+        Ok(vec![&self.logits; self.outputs])
+    }
+
+    fn copy(&mut self, from: usize, to: usize) {
+        self.lengths[to] = self.lengths[from];
+    }
+
+    fn truncate(&mut self, slot: usize, length: usize) -> bool {
+        self.lengths[slot] = self.lengths[slot].min(length);
+        true
+    }
+
+    fn length(&self, slot: usize) -> usize {
+        self.lengths[slot]
     }
 
     fn set_threads(&mut self, _threads: usize) {}

@@ -4,7 +4,7 @@
 //! It is a test, not a proof: it finds kernels that choose their order of summation by the shape of the batch, which is how llama.cpp's
 //! results come to depend on company (measured: flash attention, K-quants, F16 and F32 weights).
 
-use crate::batch::Rectangle;
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::vocab::Token;
@@ -187,9 +187,9 @@ impl Trial<'_> {
             if left - take == 1 {
                 take -= 1;
             }
-            let mut rectangle = Rectangle::new(slot, take);
-            rectangle.push_row(&self.texts[text][at..at + take], at, false);
-            self.model.decode(&rectangle)?;
+            let mut batch = Batch::new();
+            batch.push_row(slot, &self.texts[text][at..at + take], at, false);
+            self.model.decode(&batch)?;
             at += take;
         }
         Ok(())
@@ -197,14 +197,14 @@ impl Trial<'_> {
 
     /// Decode a rectangle in which `slot` holds the compared text, and return the bits of its logits.
     fn rectangle(&mut self, slot: usize, first: usize, positions: &[usize], width: usize) -> Result<Vec<u32>> {
-        let mut rectangle = Rectangle::new(first, width);
+        let mut batch = Batch::new();
         for (row, &position) in (first..).zip(positions) {
             // Any other text will do for the company, as long as a slot keeps its own.
             let text = usize::from(row != slot);
-            rectangle.push_row(&self.texts[text][position..position + width], position, true);
+            batch.push_row(row, &self.texts[text][position..position + width], position, true);
         }
-        self.model.decode(&rectangle)?;
-        let tokens = rectangle.tokens.len();
+        self.model.decode(&batch)?;
+        let tokens = batch.tokens().len();
         let rows = self.model.logits()?;
         let row = rows.get(slot - first).ok_or_else(|| Error::Decode { tokens, reason: "there are no logits".into() })?;
         Ok(row.iter().map(|logit| logit.to_bits()).collect())
@@ -224,9 +224,9 @@ mod tests {
         fn limits(&self) -> Limits {
             self.0.limits()
         }
-        fn decode(&mut self, rectangle: &Rectangle) -> Result<()> {
-            self.0.decode(rectangle)?;
-            let hair = if rectangle.rows() > self.2 { f32::EPSILON } else { 0.0 };
+        fn decode(&mut self, batch: &Batch) -> Result<()> {
+            self.0.decode(batch)?;
+            let hair = if batch.rows().len() > self.2 { f32::EPSILON } else { 0.0 };
             self.1 = self.0.logits()?.iter().map(|row| row.iter().map(|logit| logit * (1.0 + hair)).collect()).collect();
             Ok(())
         }
@@ -238,6 +238,9 @@ mod tests {
         }
         fn truncate(&mut self, slot: usize, length: usize) -> bool {
             self.0.truncate(slot, length)
+        }
+        fn length(&self, slot: usize) -> usize {
+            self.0.length(slot)
         }
         fn set_threads(&mut self, threads: usize) {
             self.0.set_threads(threads);

@@ -13,8 +13,8 @@ use crate::vocab::{Token, Tokenizer};
 pub struct Sequence {
     pub turn: Turn,
     prompt: Vec<Token>,
-    /// Prompt tokens in KV.
-    filled: usize,
+    /// Tokens in KV, of the prompt and then of those generated.
+    in_kv: usize,
     generated: Vec<Token>,
     max_tokens: usize,
     form: Option<Form>,
@@ -22,8 +22,10 @@ pub struct Sequence {
     may_end: bool,
     text: Vec<u8>,
     finish: Option<Finish>,
+    /// Order of arrival, which a sequence keeps that has to wait again.
+    pub arrival: u64,
     /// Order of admission, for the scheduler.
-    pub order: u64,
+    order: u64,
     facts: Facts,
     times: Times,
     scratch: Vec<(f32, Token)>,
@@ -44,13 +46,14 @@ impl Sequence {
         Self {
             turn,
             prompt,
-            filled: 0,
+            in_kv: 0,
             generated: Vec::new(),
             max_tokens,
             form,
             may_end: true,
             text: Vec::new(),
             finish: None,
+            arrival: 0,
             order: 0,
             facts,
             times,
@@ -73,21 +76,41 @@ impl Sequence {
     /// The prompt tokens that are in KV.
     #[must_use]
     pub fn prompt_in_kv(&self) -> &[Token] {
-        &self.prompt[..self.filled]
+        &self.prompt[..self.in_kv.min(self.prompt.len())]
+    }
+
+    /// Number of tokens in KV.
+    #[must_use]
+    pub fn in_kv(&self) -> usize {
+        self.in_kv
+    }
+
+    /// Number of tokens known so far, of the prompt and generated.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.prompt.len() + self.generated.len()
     }
 
     /// The sequence gets a slot whose KV holds its first `cached` tokens.
     pub fn admit(&mut self, order: u64, cached: usize) {
         self.order = order;
-        self.filled = cached;
-        self.facts.cached_tokens = count(cached);
-        self.times.admitted = Some(Instant::now());
+        self.in_kv = cached;
+        if self.times.admitted.is_none() {
+            self.facts.cached_tokens = count(cached);
+            self.times.admitted = Some(Instant::now());
+        }
+    }
+
+    /// The sequence loses its slot and has to wait for another. What it has generated stands: those tokens will be decoded again, one by
+    /// one as they were the first time, so that the same bits come out.
+    pub fn preempt(&mut self) {
+        self.in_kv = 0;
     }
 
     /// What the sequence needs next.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        match self.prompt.len() - self.filled {
+        match self.prompt.len().saturating_sub(self.in_kv) {
             0 => Phase::Decode,
             remaining => Phase::Prefill { remaining, order: self.order },
         }
@@ -99,20 +122,20 @@ impl Sequence {
     /// When a decoding sequence is asked for more than its one token: an error of the scheduler.
     #[must_use]
     pub fn next_tokens(&self, width: usize) -> (&[Token], usize, bool) {
-        if self.filled < self.prompt.len() {
-            let end = self.filled + width;
-            return (&self.prompt[self.filled..end], self.filled, end == self.prompt.len());
+        let end = self.in_kv + width;
+        // No logits are wanted where the next token is known already.
+        let output = end == self.length();
+        if let Some(tokens) = self.prompt.get(self.in_kv..end) {
+            return (tokens, self.in_kv, output);
         }
         assert_eq!(width, 1, "generated tokens are decoded one by one");
-        let last = self.generated.len() - 1;
-        (&self.generated[last..], self.prompt.len() + last, true)
+        let at = self.in_kv - self.prompt.len();
+        (&self.generated[at..=at], self.in_kv, output)
     }
 
     /// The model has taken the tokens of [`Sequence::next_tokens`].
     pub fn advance(&mut self, width: usize) {
-        if self.filled < self.prompt.len() {
-            self.filled += width;
-        }
+        self.in_kv += width;
     }
 
     /// Choose the next token from the logits after the last one.

@@ -6,16 +6,15 @@ use std::sync::Arc;
 
 use crossbeam_channel::unbounded;
 
-use crate::batch::Rectangle;
 use crate::engine::{Loop, Options, Stats};
 use crate::error::{Error, Result};
 use crate::hash::{Hash, Hasher};
-use crate::model::{Limits, Model};
 use crate::sampler::uniform;
-use crate::scripted::ByteVocab;
+use crate::scheduler::MIN_BATCH;
+use crate::scripted::{ByteVocab, Idle};
 use crate::sequence::Sequence;
 use crate::turn::{Sampling, Turn, random_key};
-use crate::vocab::{Token, Tokenizer, Vocab};
+use crate::vocab::{Token, Tokenizer};
 
 /// What a step costs, in milliseconds: itself, for each sequence that decodes a token in it, and for each prompt token.
 ///
@@ -210,36 +209,6 @@ impl Script {
     }
 }
 
-/// Answers at once, and always the same.
-struct Idle {
-    limits: Limits,
-    logits: Vec<f32>,
-    outputs: usize,
-}
-
-impl Model for Idle {
-    fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    fn decode(&mut self, rectangle: &Rectangle) -> Result<()> {
-        self.outputs = rectangle.outputs.iter().filter(|&&output| output).count();
-        Ok(())
-    }
-
-    fn logits(&mut self) -> Result<Vec<&[f32]>> {
-        Ok(vec![&self.logits; self.outputs])
-    }
-
-    fn copy(&mut self, _: usize, _: usize) {}
-
-    fn truncate(&mut self, _: usize, _: usize) -> bool {
-        true
-    }
-
-    fn set_threads(&mut self, _: usize) {}
-}
-
 /// Run a load. `go_on` is told how many scenes have ended, now and then, and stops the run by answering false.
 ///
 /// # Errors
@@ -251,11 +220,9 @@ pub fn run(load: &Load, cost: Cost, policy: Policy, mut go_on: impl FnMut(usize)
         }
     }
     let tokenizer = Arc::new(Tokenizer::new(Box::new(ByteVocab::default()))?);
-    let limits =
-        Limits { slots: load.parallel + load.cached, context: CONTEXT, batch: load.batch.max(4), vocab: ByteVocab::default().size() };
-    let model = Idle { limits, logits: vec![0.0; limits.vocab], outputs: 0 };
+    let model = Idle::new(load.parallel + load.cached, CONTEXT, load.batch.max(MIN_BATCH));
     let (outbox, answers) = unbounded();
-    let options = Options { parallel: load.parallel, prefix_reuse: true, context: CONTEXT };
+    let options = Options { parallel: load.parallel, prefix_reuse: true, context: CONTEXT, preempt_every: None };
     let shared_stats = Arc::default();
     let mut engine = Loop::new(Box::new(model), tokenizer, options, outbox, Arc::clone(&shared_stats));
 

@@ -17,42 +17,48 @@ struct Slot {
 
 /// All KV streams. Running sequences are kept on the lowest slots, because llama.cpp decodes only adjacent ones together.
 pub struct Slots {
-    slots: Vec<Slot>,
+    all: Vec<Slot>,
     /// How often anything left behind was of use, its own sequence included.
     clock: u64,
+    copy_cost: usize,
 }
 
 impl Slots {
-    /// # Panics
-    /// Never.
+    /// `copy_cost` is that of [`crate::kv::Kv::copy_cost`].
     #[must_use]
-    pub fn new(count: usize) -> Self {
-        Self { slots: (0..count).map(|_| Slot::default()).collect(), clock: 0 }
+    pub fn new(count: usize, copy_cost: usize) -> Self {
+        Self { all: (0..count).map(|_| Slot::default()).collect(), clock: 0, copy_cost }
+    }
+
+    /// What a copy of a slot costs, in prompt tokens.
+    #[must_use]
+    pub fn copy_cost(&self) -> usize {
+        self.copy_cost
     }
 
     /// Number of slots.
     #[must_use]
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.all.len()
     }
 
     /// Number of running sequences.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.sequence.is_some()).count()
+        self.all.iter().filter(|slot| slot.sequence.is_some()).count()
     }
 
     /// The lowest slot on which nothing runs.
     #[must_use]
     pub fn lowest_free(&self) -> Option<usize> {
-        self.slots.iter().position(|slot| slot.sequence.is_none())
+        self.all.iter().position(|slot| slot.sequence.is_none())
     }
 
     /// The highest slot on which a sequence runs.
     #[must_use]
     pub fn highest_running(&self) -> Option<usize> {
-        self.slots.iter().rposition(|slot| slot.sequence.is_some())
+        self.all.iter().rposition(|slot| slot.sequence.is_some())
     }
 
     /// Put a sequence on a free slot.
@@ -60,7 +66,7 @@ impl Slots {
     /// # Panics
     /// When a sequence runs there.
     pub fn occupy(&mut self, slot: usize, sequence: Sequence) {
-        let slot = &mut self.slots[slot];
+        let slot = &mut self.all[slot];
         assert!(slot.sequence.is_none(), "a slot holds one sequence");
         slot.left_behind.clear();
         slot.sequence = Some(sequence);
@@ -68,9 +74,9 @@ impl Slots {
 
     /// Take the sequence off a slot; its prompt tokens stay in KV, for reuse.
     pub fn vacate(&mut self, slot: usize) -> Option<Sequence> {
-        let sequence = self.slots[slot].sequence.take()?;
+        let sequence = self.all[slot].sequence.take()?;
         self.clock += 1;
-        let slot = &mut self.slots[slot];
+        let slot = &mut self.all[slot];
         slot.left_behind = sequence.prompt_in_kv().to_vec();
         slot.used_at = self.clock;
         Some(sequence)
@@ -81,7 +87,7 @@ impl Slots {
         let held = self.prompt_tokens(slot);
         let heirs = (0..self.len()).filter(|&other| other != slot).map(|other| (shared(self.prompt_tokens(other), held), other));
         if let Some((_, heir)) = heirs.max() {
-            self.slots[heir].used_at = self.slots[heir].used_at.max(self.slots[slot].used_at);
+            self.all[heir].used_at = self.all[heir].used_at.max(self.all[slot].used_at);
         }
     }
 
@@ -91,13 +97,28 @@ impl Slots {
     #[must_use]
     pub fn spare(&self, slot: usize, source: usize) -> Option<usize> {
         let above = self.highest_running().map_or(slot, |running| running.max(slot)) + 1;
-        let held = &self.slots[slot].left_behind;
+        let held = &self.all[slot].left_behind;
         let worth = self.worth();
-        let loss = |place: usize| match &self.slots[place] {
+        let loss = |place: usize| match &self.all[place] {
             other if place != slot && held.starts_with(&other.left_behind) => 0,
             other => other.used_at + worth[place],
         };
         (above..self.len()).filter(|&place| place != source).min_by_key(|&place| loss(place)).filter(|&place| loss(place) < loss(slot))
+    }
+
+    /// The free slot that holds something and whose loss costs least.
+    #[must_use]
+    pub fn least_worth(&self) -> Option<usize> {
+        let worth = self.worth();
+        let held = (0..self.len()).filter(|&slot| !self.all[slot].left_behind.is_empty());
+        held.min_by_key(|&slot| self.all[slot].used_at + worth[slot])
+    }
+
+    /// The running sequence that came last, of those of the youngest scene.
+    #[must_use]
+    pub fn youngest(&self) -> Option<usize> {
+        let running = self.iter().enumerate().filter_map(|(slot, sequence)| Some(((sequence?.turn.rank, sequence?.arrival), slot)));
+        running.max().map(|(_, slot)| slot)
     }
 
     /// For each slot, how many of its prompt tokens no other one has in KV: what its loss would cost.
@@ -118,7 +139,7 @@ impl Slots {
 
     /// What is left behind on a free slot is now, by a copy of its stream, on another.
     pub fn move_left_behind(&mut self, from: usize, to: usize) {
-        self.slots[to] = Slot { sequence: None, ..std::mem::take(&mut self.slots[from]) };
+        self.all[to] = Slot { sequence: None, ..std::mem::take(&mut self.all[from]) };
     }
 
     /// How many of these first tokens another slot has in KV.
@@ -129,20 +150,20 @@ impl Slots {
 
     /// Forget what a free slot's KV holds.
     pub fn clear(&mut self, slot: usize) {
-        self.slots[slot].left_behind.clear();
+        self.all[slot].left_behind.clear();
     }
 
     /// The prompt tokens that a slot's KV begins with, of a running sequence or left behind by one.
     #[must_use]
     pub fn prompt_tokens(&self, slot: usize) -> &[Token] {
-        let slot = &self.slots[slot];
+        let slot = &self.all[slot];
         slot.sequence.as_ref().map_or(&slot.left_behind, Sequence::prompt_in_kv)
     }
 
     /// The sequence on a slot.
     #[must_use]
     pub fn get(&self, slot: usize) -> Option<&Sequence> {
-        self.slots[slot].sequence.as_ref()
+        self.all[slot].sequence.as_ref()
     }
 
     /// The sequences that have prompt tokens left to prefill.
@@ -150,9 +171,14 @@ impl Slots {
         self.iter().flatten().filter(|sequence| sequence.phase() != Phase::Decode)
     }
 
-    /// The sequences on `rows` slots from `first` on, for change.
-    pub fn range_mut(&mut self, first: usize, rows: usize) -> impl Iterator<Item = &mut Sequence> {
-        self.slots[first..first + rows].iter_mut().filter_map(|slot| slot.sequence.as_mut())
+    /// The running sequences with their slots, for change.
+    pub fn running_mut(&mut self) -> impl Iterator<Item = (usize, &mut Sequence)> {
+        self.all.iter_mut().enumerate().filter_map(|(place, slot)| Some((place, slot.sequence.as_mut()?)))
+    }
+
+    /// Tokens that each slot's KV should hold.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.all.iter().map(|slot| slot.sequence.as_ref().map_or(slot.left_behind.len(), Sequence::in_kv))
     }
 
     /// What each slot needs next.
@@ -163,7 +189,7 @@ impl Slots {
 
     /// Every slot's sequence, in the order of slots.
     pub fn iter(&self) -> impl Iterator<Item = Option<&Sequence>> {
-        self.slots.iter().map(|slot| slot.sequence.as_ref())
+        self.all.iter().map(|slot| slot.sequence.as_ref())
     }
 }
 

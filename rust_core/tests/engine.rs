@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use matrix_core::batch::Rectangle;
+use matrix_core::batch::Batch;
 use matrix_core::engine::{Answer, Engine, Options};
 use matrix_core::error::Error;
 use matrix_core::hash::Hash;
-use matrix_core::model::Model;
+use matrix_core::model::{Limits, Model};
 use matrix_core::scripted::{ByteVocab, Scripted};
 use matrix_core::turn::{Completion, Finish, Outcome, Sampling, Segment, Turn};
 use matrix_core::vocab::Tokenizer;
@@ -22,7 +22,7 @@ fn open(slots: usize, batch: usize, prefix_reuse: bool) -> Engine {
 
 fn open_on(model: Scripted, prefix_reuse: bool) -> Engine {
     let parallel = model.limits().slots;
-    open_with(model, Options { parallel, prefix_reuse, context: CONTEXT })
+    open_with(model, Options { parallel, prefix_reuse, context: CONTEXT, preempt_every: None })
 }
 
 fn open_with(model: Scripted, options: Options) -> Engine {
@@ -86,11 +86,27 @@ proptest! {
 
     #[test]
     fn texts_do_not_depend_on_slots_batch_or_reuse(
-        work in work(), parallel in 1usize..9, spare in 0usize..5, batch in 4usize..200, prefix_reuse: bool
+        work in work(), parallel in 1usize..9, spare in 0usize..5, batch in 4usize..200, prefix_reuse: bool,
+        every in prop::option::of(1u64..20)
     ) {
         let expected = texts(run(&open(1, 512, false), turns(&work)));
         let model = Scripted::new(parallel + spare, CONTEXT, batch);
-        let engine = open_with(model, Options { parallel, prefix_reuse, context: CONTEXT });
+        let engine = open_with(model, Options { parallel, prefix_reuse, context: CONTEXT, preempt_every: every });
+        prop_assert_eq!(texts(run(&engine, turns(&work))), expected);
+        let stats = engine.stats();
+        prop_assert_eq!((stats.running, stats.waiting, stats.failed_turns), (0, 0, 0));
+    }
+
+    #[test]
+    fn texts_do_not_depend_on_a_shared_kv_its_size_or_preemption(
+        work in work(), parallel in 1usize..9, spare in 0usize..5, batch in 10usize..200, cells in CONTEXT..600, prefix_reuse: bool,
+        every in prop::option::of(1u64..20)
+    ) {
+        let expected = texts(run(&open(1, 512, false), turns(&work)));
+        let model = Scripted::new(parallel + spare, CONTEXT, batch).sharing(cells);
+        let engine = open_with(model, Options { parallel, prefix_reuse, context: CONTEXT, preempt_every: every });
+        prop_assert_eq!(texts(run(&engine, turns(&work))), expected.clone());
+        // On the same engine: what was left behind is right, and no cell is lost.
         prop_assert_eq!(texts(run(&engine, turns(&work))), expected);
         let stats = engine.stats();
         prop_assert_eq!((stats.running, stats.waiting, stats.failed_turns), (0, 0, 0));
@@ -153,7 +169,10 @@ fn turns_that_share_nothing_do_not_wait_for_those_that_do() {
 #[test]
 fn spare_slots_keep_beginnings_while_all_turns_that_may_run_do() {
     let prefilled = |spare: usize| {
-        let engine = open_with(Scripted::new(2 + spare, CONTEXT, 512), Options { parallel: 2, prefix_reuse: true, context: CONTEXT });
+        let engine = open_with(
+            Scripted::new(2 + spare, CONTEXT, 512),
+            Options { parallel: 2, prefix_reuse: true, context: CONTEXT, preempt_every: None },
+        );
         let beginning = |i: usize| format!("Beginning {}: {}", ["one", "two", "three", "four"][i], "and so it goes on. ".repeat(6));
         for round in 0..3 {
             run(&engine, (0..4).map(|i| turn("s", &format!("{round}/{i}"), &format!("{}{round}", beginning(i)), sampling(2))).collect());
@@ -225,10 +244,10 @@ fn completions(answers: Vec<Answer>) -> Vec<(Turn, Completion)> {
 fn odds_after(turn: &Turn, text: &str) -> f32 {
     let mut tokens = Tokenizer::new(Box::new(ByteVocab::default())).unwrap().encode(&turn.segments).unwrap();
     tokens.extend(text.bytes().map(i32::from));
-    let mut rectangle = Rectangle::new(0, tokens.len());
-    rectangle.push_row(&tokens, 0, true);
+    let mut batch = Batch::new();
+    batch.push_row(0, &tokens, 0, true);
     let mut model = Scripted::new(1, CONTEXT, CONTEXT);
-    model.decode(&rectangle).unwrap();
+    model.decode(&batch).unwrap();
     let logits = model.logits().unwrap()[0];
     logits[usize::from(b'y')] - logits[usize::from(b'n')]
 }
@@ -363,4 +382,96 @@ fn of_the_turns_that_wait_those_of_the_lowest_rank_go_first() {
     // The first may begin before the others are there.
     let rest: Vec<&str> = order.iter().map(String::as_str).filter(|path| *path != "0 of 3").collect();
     assert_eq!(rest, ["4 of 0", "1 of 1", "3 of 1", "2 of 2"]);
+}
+
+#[test]
+fn a_small_shared_kv_preempts_the_youngest_and_fails_nobody() {
+    let free = Sampling { stop: vec![], ..sampling(150) };
+    let work = |rank: u64| {
+        let prompt = [256].into_iter().chain(format!("{rank}: who is there?").bytes().map(i32::from)).collect();
+        (Turn { rank, ..turn("s", &format!("t{rank}"), "", free.clone()) }, prompt)
+    };
+    let answers = |engine: &Engine| {
+        engine.submit_tokens((0..6).map(work).collect()).unwrap();
+        completions(collect(engine, 6))
+    };
+    let options = Options { parallel: 6, prefix_reuse: true, context: CONTEXT, preempt_every: None };
+    let engine = open_with(Scripted::new(6, CONTEXT, 64).sharing(CONTEXT + 100), options);
+    let shared = answers(&engine);
+    let stats = engine.stats();
+    assert!(stats.preemptions > 0 && stats.failed_turns == 0, "{stats:?}");
+    let alone: BTreeMap<String, String> =
+        answers(&open(1, 512, false)).into_iter().map(|(turn, completion)| (turn.path, completion.text)).collect();
+    for (turn, completion) in &shared {
+        assert_eq!(completion.text, alone[&turn.path]);
+        assert_eq!(completion.facts.generated_tokens, 150);
+    }
+    // The oldest never had to wait.
+    assert_eq!(shared[0].0.rank, 0);
+}
+
+#[test]
+fn a_shared_kv_keeps_common_beginnings_once() {
+    // Eight prompts of 150 tokens fit into 300 cells, for they have 140 in common.
+    let options = Options { parallel: 8, prefix_reuse: true, context: CONTEXT, preempt_every: None };
+    let engine = open_with(Scripted::new(8, CONTEXT, 512).sharing(600), options);
+    let prompt = |i: usize| format!("{} {i}", "A long beginning. ".repeat(8));
+    run(&engine, (0..8).map(|i| turn("s", &format!("t{i}"), &prompt(i), sampling(8))).collect());
+    let stats = engine.stats();
+    assert!(stats.prefilled_tokens <= (prompt(0).len() + 2 + 7 * 3) as u64, "{stats:?}");
+    assert_eq!(stats.preemptions, 0);
+}
+
+#[test]
+fn a_shared_kv_that_no_turn_fits_is_refused() {
+    let open = |cells, batch, parallel| {
+        let tokenizer = Arc::new(Tokenizer::new(Box::new(ByteVocab::default())).unwrap());
+        let options = Options { parallel, prefix_reuse: true, context: CONTEXT, preempt_every: None };
+        Engine::open(Box::new(Scripted::new(8, CONTEXT, batch).sharing(cells)), tokenizer, options).map(|_| ())
+    };
+    assert!(matches!(open(CONTEXT - 1, 64, 4), Err(Error::Option { name: "KV tokens", .. })));
+    assert!(matches!(open(CONTEXT, 8, 8), Err(Error::Option { name: "batch", .. })));
+    assert_eq!(open(CONTEXT, 9, 8), Ok(()));
+}
+
+/// Forgets a token at some truncation, as a model with an error would.
+struct Forgetful(Scripted, usize);
+
+impl Model for Forgetful {
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+    fn decode(&mut self, batch: &Batch) -> matrix_core::error::Result<()> {
+        self.0.decode(batch)
+    }
+    fn logits(&mut self) -> matrix_core::error::Result<Vec<&[f32]>> {
+        self.0.logits()
+    }
+    fn copy(&mut self, from: usize, to: usize) {
+        self.0.copy(from, to);
+    }
+    fn truncate(&mut self, slot: usize, length: usize) -> bool {
+        let forgotten = usize::from(self.1 == 0);
+        self.1 = self.1.wrapping_sub(1);
+        self.0.truncate(slot, length.saturating_sub(forgotten))
+    }
+    fn length(&self, slot: usize) -> usize {
+        self.0.length(slot)
+    }
+    fn set_threads(&mut self, threads: usize) {
+        self.0.set_threads(threads);
+    }
+}
+
+#[test]
+fn a_kv_that_is_not_what_it_should_be_is_found_when_the_engine_is_idle() {
+    let tokenizer = Arc::new(Tokenizer::new(Box::new(ByteVocab::default())).unwrap());
+    let options = Options { parallel: 2, prefix_reuse: true, context: CONTEXT, preempt_every: None };
+    // The first truncation is at admission, where there is nothing yet; the second leaves the first turn's prompt behind.
+    let engine = Engine::open(Box::new(Forgetful(Scripted::new(2, CONTEXT, 64), 1)), tokenizer, options).unwrap();
+    run(&engine, vec![turn("s", "first", "Who is there?", sampling(3))]);
+    let answers = run(&engine, vec![turn("s", "second", "Who is there?", sampling(3))]);
+    let error = answers[0].result.as_ref().unwrap_err();
+    assert!(matches!(error, Error::Integrity { .. }), "{error}");
+    assert!(error.to_string().contains("slot 0 holds"), "{error}");
 }

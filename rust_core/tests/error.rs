@@ -22,10 +22,11 @@ fn place(error: &Error) -> usize {
         Error::Closed => 12,
         Error::NotTheAnswer { .. } => 13,
         Error::Missing { .. } => 14,
+        Error::Integrity { .. } => 15,
     }
 }
 
-fn one_of_each() -> [Error; 15] {
+fn one_of_each() -> [Error; 16] {
     let word = || "word".to_owned();
     [
         Error::Payload { offset: 7, reason: "word" },
@@ -43,6 +44,7 @@ fn one_of_each() -> [Error; 15] {
         Error::Closed,
         Error::NotTheAnswer { path: word(), other: word() },
         Error::Missing { what: "word" },
+        Error::Integrity { found: word() },
     ]
 }
 

@@ -13,13 +13,13 @@ use std::mem::{offset_of, size_of};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::batch::Rectangle;
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::vocab::Token;
 
 /// `llama_batch`, passed by value.
 #[repr(C)]
-struct Batch {
+struct LlamaBatch {
     n_tokens: i32,
     token: *mut i32,
     embd: *mut f32,
@@ -31,14 +31,14 @@ struct Batch {
 
 /// Size and offsets that Python's view of `llama_batch` must agree with, by the names of the fields.
 pub const BATCH_LAYOUT: [(&str, usize); 8] = [
-    ("size of llama_batch", size_of::<Batch>()),
-    ("offset of llama_batch.n_tokens", offset_of!(Batch, n_tokens)),
-    ("offset of llama_batch.token", offset_of!(Batch, token)),
-    ("offset of llama_batch.embd", offset_of!(Batch, embd)),
-    ("offset of llama_batch.pos", offset_of!(Batch, pos)),
-    ("offset of llama_batch.n_seq_id", offset_of!(Batch, n_seq_id)),
-    ("offset of llama_batch.seq_id", offset_of!(Batch, seq_id)),
-    ("offset of llama_batch.logits", offset_of!(Batch, logits)),
+    ("size of llama_batch", size_of::<LlamaBatch>()),
+    ("offset of llama_batch.n_tokens", offset_of!(LlamaBatch, n_tokens)),
+    ("offset of llama_batch.token", offset_of!(LlamaBatch, token)),
+    ("offset of llama_batch.embd", offset_of!(LlamaBatch, embd)),
+    ("offset of llama_batch.pos", offset_of!(LlamaBatch, pos)),
+    ("offset of llama_batch.n_seq_id", offset_of!(LlamaBatch, n_seq_id)),
+    ("offset of llama_batch.seq_id", offset_of!(LlamaBatch, seq_id)),
+    ("offset of llama_batch.logits", offset_of!(LlamaBatch, logits)),
 ];
 
 /// A pointer that llama-cpp-python opened and frees.
@@ -97,11 +97,12 @@ macro_rules! library {
 }
 
 library! {
-    decode = "llama_decode": fn(*mut c_void, Batch) -> i32;
+    decode = "llama_decode": fn(*mut c_void, LlamaBatch) -> i32;
     get_logits_ith = "llama_get_logits_ith": fn(*mut c_void, i32) -> *mut f32;
     get_memory = "llama_get_memory": fn(*mut c_void) -> *mut c_void;
     memory_seq_rm = "llama_memory_seq_rm": fn(*mut c_void, i32, i32, i32) -> bool;
     memory_seq_cp = "llama_memory_seq_cp": fn(*mut c_void, i32, i32, i32, i32) -> ();
+    memory_seq_pos_max = "llama_memory_seq_pos_max": fn(*mut c_void, i32) -> i32;
     set_n_threads = "llama_set_n_threads": fn(*mut c_void, i32, i32) -> ();
     vocab_n_tokens = "llama_vocab_n_tokens": fn(*mut c_void) -> i32;
     vocab_get_attr = "llama_vocab_get_attr": fn(*mut c_void, i32) -> i32;
@@ -126,7 +127,7 @@ impl Library {
     }
 
     pub(super) fn decode(&self, context: ContextPtr, buffers: &mut BatchBuffers) -> i32 {
-        let batch = Batch {
+        let batch = LlamaBatch {
             n_tokens: i32::try_from(buffers.token.len()).unwrap_or(i32::MAX),
             token: buffers.token.as_mut_ptr(),
             embd: std::ptr::null_mut(),
@@ -158,6 +159,12 @@ impl Library {
     pub(super) fn remove_from(&self, context: ContextPtr, id: i32, position: i32) -> bool {
         // SAFETY: the id is below n_seq_max.
         unsafe { (self.memory_seq_rm)((self.get_memory)(context.0), id, position, -1) }
+    }
+
+    /// The greatest position that a sequence has in KV, -1 for none.
+    pub(super) fn last_position(&self, context: ContextPtr, id: i32) -> i32 {
+        // SAFETY: the id is below n_seq_max.
+        unsafe { (self.memory_seq_pos_max)((self.get_memory)(context.0), id) }
     }
 
     pub(super) fn set_threads(&self, context: ContextPtr, threads: i32) {
@@ -244,22 +251,21 @@ impl BatchBuffers {
         Self { token: ints(), pos: ints(), n_seq_id: ints(), seq_id, ids: ints(), logits }
     }
 
-    pub(super) fn fill(&mut self, rectangle: &Rectangle) {
-        let width = rectangle.width;
+    pub(super) fn fill(&mut self, batch: &Batch) {
         self.token.clear();
-        self.token.extend_from_slice(&rectangle.tokens);
+        self.token.extend_from_slice(batch.tokens());
         self.pos.clear();
         self.n_seq_id.clear();
         self.ids.clear();
         self.logits.clear();
         self.seq_id.clear();
-        for (row, (&start, &output)) in rectangle.positions.iter().zip(&rectangle.outputs).enumerate() {
-            let id = i32::try_from(rectangle.first_slot + row).unwrap_or(i32::MAX);
-            for column in 0..width {
-                self.pos.push(i32::try_from(start + column).unwrap_or(i32::MAX));
+        for row in batch.rows() {
+            let id = i32::try_from(row.slot).unwrap_or(i32::MAX);
+            for column in 0..row.width {
+                self.pos.push(i32::try_from(row.position + column).unwrap_or(i32::MAX));
                 self.n_seq_id.push(1);
                 self.ids.push(id);
-                self.logits.push(i8::from(output && column + 1 == width));
+                self.logits.push(i8::from(row.output && column + 1 == row.width));
             }
         }
         self.seq_id.extend(self.ids.iter_mut().map(std::ptr::from_mut));

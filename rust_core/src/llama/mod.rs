@@ -5,7 +5,7 @@ pub mod ffi;
 
 use std::sync::{Arc, RwLock};
 
-use crate::batch::Rectangle;
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::model::{Limits, Model};
 use crate::vocab::{Token, TokenKind, Vocab};
@@ -82,13 +82,13 @@ impl Vocab for LlamaVocab {
     }
 }
 
-/// An open context with one KV stream a sequence id; slots are sequence ids.
+/// An open context; slots are sequence ids. Each has a KV stream of its own, or all share one (`kv_unified`), as the limits say.
 pub struct LlamaModel {
     library: Arc<Library>,
     context: ffi::ContextPtr,
     limits: Limits,
-    batch: ffi::BatchBuffers,
-    /// Tokens of the last rectangle, and where in it logits were asked for.
+    buffers: ffi::BatchBuffers,
+    /// Tokens of the last batch, and where in it logits were asked for.
     decoded: usize,
     outputs: Vec<i32>,
 }
@@ -103,17 +103,17 @@ impl LlamaModel {
             let expected = format!("between 1 and {MAX_SEQUENCES}, the most sequences that llama.cpp allows");
             return Err(Error::Option { name: "slots", value: limits.slots.to_string(), expected });
         }
-        let batch = ffi::BatchBuffers::new(limits.batch);
-        let mut model = Self { library, context, limits, batch, decoded: 0, outputs: Vec::new() };
+        let buffers = ffi::BatchBuffers::new(limits.batch);
+        let mut model = Self { library, context, limits, buffers, decoded: 0, outputs: Vec::new() };
         model.probe(probe)?;
         Ok(model)
     }
 
     /// A layout that differs from ours shows here at the latest: as an error code, or as logits that are no numbers.
     fn probe(&mut self, tokens: [Token; 2]) -> Result<()> {
-        let mut rectangle = Rectangle::new(0, 2);
-        rectangle.push_row(&tokens, 0, true);
-        self.decode(&rectangle)?;
+        let mut batch = Batch::new();
+        batch.push_row(0, &tokens, 0, true);
+        self.decode(&batch)?;
         let finite = self.logits()?.iter().all(|row| row.iter().any(|logit| logit.is_finite()));
         self.truncate(0, 0);
         if finite { Ok(()) } else { Err(Error::Decode { tokens: 2, reason: "the probe gave no finite logits".into() }) }
@@ -125,22 +125,34 @@ impl Model for LlamaModel {
         self.limits
     }
 
-    fn decode(&mut self, rectangle: &Rectangle) -> Result<()> {
-        let tokens = rectangle.tokens.len();
+    fn decode(&mut self, batch: &Batch) -> Result<()> {
+        let tokens = batch.tokens().len();
         let error = |reason: String| Error::Decode { tokens, reason };
         // llama.cpp would abort the process on each of these.
-        if tokens == 0 || tokens > self.limits.batch || rectangle.first_slot + rectangle.rows() > self.limits.slots {
-            return Err(error(format!("{} x {} tokens from slot {} do not fit", rectangle.rows(), rectangle.width, rectangle.first_slot)));
+        if tokens == 0 || tokens > self.limits.batch {
+            return Err(error(format!("a batch holds 1 to {} tokens", self.limits.batch)));
         }
-        if rectangle.tokens.iter().any(|&token| usize::try_from(token).map_or(true, |token| token >= self.limits.vocab)) {
+        if let Some(row) = batch.rows().iter().find(|row| row.slot >= self.limits.slots || row.position + row.width > self.limits.context) {
+            return Err(error(format!("{} tokens from position {} of slot {} do not fit", row.width, row.position, row.slot)));
+        }
+        if batch.tokens().iter().any(|&token| usize::try_from(token).map_or(true, |token| token >= self.limits.vocab)) {
             return Err(error("a token is not in the vocabulary".into()));
         }
-        self.batch.fill(rectangle);
+        // And this one it would compute in parts, with other bits.
+        if self.limits.cells.is_none() && !batch.is_rectangle() {
+            return Err(error("slots with a stream each need a rectangle".into()));
+        }
+        self.buffers.fill(batch);
         self.decoded = tokens;
         self.outputs.clear();
-        let last = |row: usize| i32::try_from((row + 1) * rectangle.width - 1).unwrap_or(i32::MAX);
-        self.outputs.extend(rectangle.outputs.iter().enumerate().filter(|(_, output)| **output).map(|(row, _)| last(row)));
-        match self.library.decode(self.context, &mut self.batch) {
+        let mut end = 0;
+        for row in batch.rows() {
+            end += row.width;
+            if row.output {
+                self.outputs.push(i32::try_from(end - 1).unwrap_or(i32::MAX));
+            }
+        }
+        match self.library.decode(self.context, &mut self.buffers) {
             0 => Ok(()),
             1 => Err(error("no KV cells are left (code 1)".into())),
             2 => Err(error("it was aborted (code 2)".into())),
@@ -156,6 +168,10 @@ impl Model for LlamaModel {
     }
 
     fn copy(&mut self, from: usize, to: usize) {
+        if self.limits.cells.is_some() {
+            // In one stream a copy adds to what is there.
+            self.truncate(to, 0);
+        }
         self.library.copy_sequence(self.context, sequence_id(from), sequence_id(to));
     }
 
@@ -167,6 +183,10 @@ impl Model for LlamaModel {
         // Recurrent and hybrid models cannot go back to a position, but any sequence can be removed whole.
         self.library.remove_from(self.context, id, 0);
         length == 0
+    }
+
+    fn length(&self, slot: usize) -> usize {
+        usize::try_from(self.library.last_position(self.context, sequence_id(slot)) + 1).unwrap_or(0)
     }
 
     fn set_threads(&mut self, threads: usize) {
