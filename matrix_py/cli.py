@@ -419,8 +419,12 @@ def bench_turns(
     runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each engine, alternating; the median counts.")] = 1,
     server: Annotated[Path | None, typer.Option("--server", metavar="PATH", help="A llama-server to compare with.")] = None,
     server_options: Annotated[
-        str | None,
-        typer.Option("--server-options", metavar="TEXT", help="Its options, such as '-np 8 -no-kvu -fa on'. [default: the best of twelve]"),
+        list[str] | None,
+        typer.Option(
+            "--server-options",
+            metavar="TEXT",
+            help="Its options, such as '-np 8 -no-kvu -fa on'; of several, the best are used. [default: twelve that should be tried]",
+        ),
     ] = None,
     deterministic: Annotated[
         bool | None,
@@ -471,7 +475,7 @@ def bench_turns(
         prefix_reuse=prefix_reuse,
     )
     with RunProgress(quiet=quiet) as progress:
-        found = bench(model, prepare, options, runs=runs, server=server, server_options=server_options, announce=progress.line)
+        found = bench(model, prepare, options, runs=runs, server=server, server_options=server_options or (), announce=progress.line)
     if output is SceneFormat.JSON:
         sys.stdout.write(json_text(found.document()) + "\n")
     else:

@@ -101,20 +101,21 @@ def server(tmp_path: Path) -> Path:
 
 
 def test_a_server_is_asked_for_the_same_work(tiny_model: Path, server: Path) -> None:
-    found = bench_turns(str(tiny_model), shaped, OPTIONS, runs=2, server=server, server_options="-np 2 -fa on")
+    found = bench_turns(str(tiny_model), shaped, OPTIONS, runs=2, server=server, server_options=["-np 2 -fa on", "-np 1"])
 
     lines = [json.loads(line) for line in server.with_suffix(".jsonl").read_text("utf-8").splitlines()]
     started = [line for line in lines if isinstance(line, list)]
     asked = [line for line in lines if isinstance(line, dict)]
-    # Once to choose, then once a run.
-    assert len(started) == 3
+    # Once each to choose, then once a run.
+    assert len(started) == 4
     assert {"-np", "2", "-fa", "on", "-m", str(tiny_model)} <= set(started[0])
+    assert "-fa" not in started[1] and started[2][5:7] == started[3][5:7]
     prompts = [ask.prompt for ask in ShapedWork(SMALL, found_vocab(tiny_model)).asks()]
-    assert sorted(line["prompt"] for line in asked) == sorted(prompts * 3)
+    assert sorted(line["prompt"] for line in asked) == sorted(prompts * 4)
     assert {(line["n_predict"], line["ignore_eos"], line["temperature"]) for line in asked} == {(4, True, 0.0)}
     assert found.server is not None and found.ratio is not None
     assert found.server.prefilled == found.server.prompt_tokens - found.server.turns
-    assert list(found.tried) == ["-np 2 -fa on"]
+    assert list(found.tried) == ["-np 2 -fa on", "-np 1"]
 
 
 def found_vocab(model: Path) -> int:
@@ -133,7 +134,7 @@ def found_vocab(model: Path) -> int:
 )
 def test_a_server_that_fails_is_one_line(tiny_model: Path, server: Path, options: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        bench_turns(str(tiny_model), shaped, OPTIONS, server=server, server_options=options)
+        bench_turns(str(tiny_model), shaped, OPTIONS, server=server, server_options=[options])
 
 
 def test_a_server_that_is_not_there_is_one_line(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

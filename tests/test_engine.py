@@ -169,7 +169,7 @@ def test_log_odds_are_those_of_llama_cpp_pythons_logits(model: Path) -> None:
     settings: dict[str, object] = {"form": 'start: "yes" | "no"', "choices": ["yes", "no"], "temperature": 3.0, "top_p": 0.4}
     turns = [make_turn(f"t{i}", f"Is {i} even?", **settings) for i in range(6)]
     llama = Llama(str(model), n_ctx=512, logits_all=True, verbose=False)
-    with Engine(str(model), EngineOptions(context=512, parallel=3, deterministic=False)) as engine:
+    with Engine(str(model), EngineOptions(context=512, parallel=3)) as engine:
         found = answers(engine, turns)
         # No space may come first here.
         sides = [
@@ -234,7 +234,7 @@ def test_more_kv_than_memory_is_refused_before_it_is_asked_for(model: Path, monk
     monkeypatch.setattr("matrix_py.engine._available_bytes", lambda: 1 << 20)
     with pytest.raises(ModelError, match="lower --parallel, --cache or --ctx"):
         Engine(str(model), EngineOptions(parallel=64, context=1024))
-    with Engine(str(model), EngineOptions(context=1024, deterministic=False)) as engine:
+    with Engine(str(model), EngineOptions(context=1024)) as engine:
         assert engine.parallel == 1
 
 

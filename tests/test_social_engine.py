@@ -110,6 +110,13 @@ def test_the_root_is_the_same_with_sixteen_turns_in_flight(work: Path, alone: Ru
     assert replay(together.path).identical
 
 
+def test_the_root_is_the_same_where_turns_have_to_wait_again(work: Path, alone: RunSummary) -> None:
+    preempted = run(work, "preempted", parallel=8, batch=64, preempt_every=20)
+
+    assert preempted.engine_stats["preemptions"] > 0
+    assert preempted.root == alone.root
+
+
 def test_the_turns_about_one_action_compute_their_common_prompt_once(work: Path) -> None:
     # Given one scene with room for all its turns
     path = run(work, "single", limit=1, parallel=16).path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def bench_turns(
     *,
     runs: int = 1,
     server: Path | None = None,
-    server_options: str | None = None,
+    server_options: Sequence[str] = (),
     announce: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Run the work, alternating with a llama-server if one is given.
@@ -110,7 +110,7 @@ def bench_turns(
         options: of the engine; its context is what a turn of the work may need, of the server too.
         runs: of each engine.
         server: path of llama.cpp's llama-server.
-        server_options: its configuration; None to try `SERVER_CONFIGURATIONS` once each and take the best.
+        server_options: its configurations, which are tried once each to take the best; none for `SERVER_CONFIGURATIONS`.
         announce: told in a line each what is under way.
 
     Raises:
@@ -136,7 +136,7 @@ def bench_turns(
         tried: dict[str, float] = {}
         theirs: Timing | None = None
         if server is not None:
-            for configuration in [server_options] if server_options else SERVER_CONFIGURATIONS:
+            for configuration in server_options or SERVER_CONFIGURATIONS:
                 timing = Timing(f"llama-server {configuration}", *size)
                 run_server(configuration, timing)
                 tried[configuration] = timing.turns_per_s

@@ -126,7 +126,9 @@ class LlamaContext:
         self.slot_context = -(-shape.slot_context // _CONTEXT_STEP) * _CONTEXT_STEP
         parameters = _llama.llama_context_default_params()
         parameters.n_ctx = shape.cells or self.slot_context * shape.slots
-        parameters.n_batch = parameters.n_ubatch = shape.batch
+        parameters.n_ubatch = shape.batch
+        # llama.cpp wants room for an output of every sequence, and aborts without.
+        parameters.n_batch = max(shape.batch, shape.slots)
         parameters.n_seq_max = shape.slots
         parameters.n_threads = parameters.n_threads_batch = shape.threads
         parameters.flash_attn_type = {None: _FLASH_ATTENTION_AUTO, False: _FLASH_ATTENTION_OFF, True: _FLASH_ATTENTION_ON}[

@@ -155,6 +155,45 @@ def write_random_gguf(
     return path
 
 
+def write_random_lora(path: Path, *, seed: int = 0, n_layer: int = 2, n_embd: int = 64, rank: int = 4, alpha: float = 8.0) -> Path:
+    """Write a random LoRA adapter of the query weights, for a model of `write_random_gguf` of that shape.
+
+    Args:
+        path: the file to write; an existing file is replaced.
+        seed: seed of the weights.
+        n_layer: number of blocks of the model.
+        n_embd: width of the model's residual stream.
+        rank: rank of the adapter's matrices.
+        alpha: their product is scaled by `alpha / rank`.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ConfigError: the `gguf` package is not installed.
+    """
+    try:
+        import gguf
+        import numpy as np
+    except ImportError as error:
+        msg = "writing a GGUF needs the package gguf: pip install 'matrix-py[gguf]'"
+        raise ConfigError(msg) from error
+    rng = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    for layer in range(n_layer):
+        name = f"blk.{layer}.attn_q.weight"
+        writer.add_tensor(f"{name}.lora_a", rng.standard_normal((rank, n_embd), dtype=np.float32) * np.float32(n_embd**-0.5))
+        writer.add_tensor(f"{name}.lora_b", rng.standard_normal((n_embd, rank), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def _check_shape(n_embd: int, n_head: int, n_head_kv: int, n_ff: int) -> None:
     head_ok = n_head > 0 and n_embd % (2 * n_head) == 0 and n_head_kv > 0 and n_head % n_head_kv == 0
     if not head_ok or n_embd % _BLOCK or n_ff % _BLOCK or min(n_embd, n_ff) <= 0:
