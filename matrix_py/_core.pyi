@@ -529,7 +529,8 @@ class Engine:
 
         `steps`: rounds of the loop, each with prompt tokens up to a batch and a token of each sequence that decodes;
         `prefill_calls`, `decode_calls`: calls to llama.cpp; `prefilled_tokens`, `cached_tokens`: prompt tokens
-        computed, and taken over from KV; `generated_tokens`: tokens sampled; `model_us`: time in llama.cpp, in microseconds;
+        computed, and taken over from KV; `generated_tokens`: tokens sampled; `prefill_us`, `decode_us`: time in llama.cpp, in
+        microseconds, in calls with prompt tokens and in those without;
         `copies`: slots copied, each a whole KV stream where it has its own; `preemptions`: turns that had to wait again;
         `turns`, `failed_turns`: turns answered, and those of them without a completion; `running`, `waiting`: turns in
         slots, and turns without one.

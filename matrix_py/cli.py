@@ -446,10 +446,11 @@ def bench_turns(
     Only the shape of the work counts, so any weights will do.
     """
     from matrix_py.bench.recorded import RecordedWork, longest_turn, recorded_model
+    from matrix_py.bench.report import print_comparison
     from matrix_py.bench.turns import bench_turns as bench
     from matrix_py.bench.workload import Shape, ShapedWork, Work
     from matrix_py.engine import Engine, EngineOptions
-    from matrix_py.terminal import RunProgress, json_text, print_comparison
+    from matrix_py.terminal import RunProgress, json_text
 
     shape = Shape(scenes=scenes, rounds=rounds, roles=roles, tokens=tokens, preamble=preamble)
     if model is None:
@@ -482,6 +483,68 @@ def bench_turns(
         print_comparison(found)
 
 
+@bench_app.command("scenes")
+def bench_scenes(
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="[INPUT...]", help="As for simulate. [default: the demo's]")] = None,
+    recorded: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Play a finished run again, its completions being the answers: all but the model."),
+    ] = None,
+    model: Model = EMBEDDED,
+    lora: Lora = None,
+    scene: Annotated[str, typer.Option("--scene", help="As for simulate.")] = "matrix",
+    limit: Annotated[int | None, typer.Option("--limit", help="Scenes at most.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")] = 0,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of the same scenes; the median counts.")] = 1,
+    ctx: Annotated[int | None, typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")] = None,
+    deterministic: Annotated[
+        bool | None,
+        typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]"),
+    ] = None,
+    parallel: Parallel = None,
+    cache: Cache = None,
+    kv: Kv = KvMode.AUTO,
+    kv_tokens: KvTokens = None,
+    threads: Threads = None,
+    batch: Batch = 512,
+    gpu_layers: GpuLayers = 0,
+    prefix_reuse: PrefixReuse = True,
+    output: Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")] = SceneFormat.TEXT,
+    quiet: Quiet = False,
+) -> None:
+    """Scenes a second, the whole way from instructions to the log, which is thrown away."""
+    from matrix_py.bench.report import print_scene_timing
+    from matrix_py.bench.scenes import bench_recorded
+    from matrix_py.bench.scenes import bench_scenes as bench
+    from matrix_py.engine import EngineOptions
+    from matrix_py.simulate import SimulateOptions
+    from matrix_py.terminal import RunProgress, json_text
+
+    engine = EngineOptions(
+        context=ctx,
+        parallel=parallel,
+        cached=cache,
+        kv=kv,
+        kv_tokens=kv_tokens,
+        lora=lora,
+        deterministic=deterministic,
+        threads=threads,
+        batch=batch,
+        gpu_layers=gpu_layers,
+        prefix_reuse=prefix_reuse,
+    )
+    options = SimulateOptions(tuple(inputs or ()), Path(), model, scene=scene, seed=seed, limit=limit, engine=engine)
+    with RunProgress(quiet=quiet) as progress:
+        if recorded is not None:
+            found = bench_recorded(recorded, runs=runs, reporter=progress, announce=progress.line)
+        else:
+            found = bench(options, runs=runs, reporter=progress, announce=progress.line)
+    if output is SceneFormat.JSON:
+        sys.stdout.write(json_text(found.document()) + "\n")
+    else:
+        print_scene_timing(found)
+
+
 @bench_app.command("scheduler")
 def bench_scheduler(
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Social scenes.")] = 1000,
@@ -495,9 +558,10 @@ def bench_scheduler(
     quiet: Quiet = False,
 ) -> None:
     """How much of the best possible speed the scheduler reaches, without a model: a step costs what it was measured to cost."""
+    from matrix_py.bench.report import print_schedules
     from matrix_py.bench.scheduler import Load
     from matrix_py.bench.scheduler import bench_scheduler as bench
-    from matrix_py.terminal import bar, json_text, print_schedules
+    from matrix_py.terminal import bar, json_text
 
     load = Load(scenes=scenes, roles=roles, steps=steps, parallel=parallel, cached=cache, window=window or 2 * parallel, seed=seed)
     with bar("scenes", scenes, quiet=quiet) as update:

@@ -14,8 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from matrix_py.bench.scheduler import Schedule
-from matrix_py.bench.turns import Comparison
 from matrix_py.check import PAIRS, Check, Share
 from matrix_py.errors import ConfigError
 from matrix_py.pump import Counts, KindCounts
@@ -306,38 +304,3 @@ def print_check(found: Check) -> None:
     console.print(Text(found.verdict, style="bold"))
     for remark in found.remarks:
         console.print(Text(f"- {readable(remark)}"), soft_wrap=True)
-
-
-def print_comparison(found: Comparison) -> None:
-    """Print what a benchmark measured: a line for each engine, and the ratio."""
-    for timing in (found.engine, found.server):
-        if timing is None:
-            continue
-        spread = (
-            f" [{min(timing.seconds):.2f} to {max(timing.seconds):.2f} s in {len(timing.seconds)} runs]" if len(timing.seconds) > 1 else ""
-        )
-        outside = "" if timing.model_share is None else f", {1 - timing.model_share:.1%} of the time outside the model"
-        console.print(
-            Text(
-                f"{timing.name}: {timing.turns_per_s:.3f} turns/s, {timing.generated / timing.median_s:.1f} tokens/s generated, "
-                f"{timing.prefilled} of {timing.prompt_tokens} prompt tokens computed ({found.distinct} are distinct){outside}{spread}"
-            ),
-            soft_wrap=True,
-        )
-    if found.ratio is not None:
-        console.print(f"ratio: {found.ratio:.2f}")
-
-
-def print_schedules(found: Sequence[Schedule]) -> None:
-    """Print how each policy fills the machine, a line each."""
-    for schedule in found:
-        figures = schedule.figures
-        console.print(
-            Text(
-                f"{schedule.policy:<13} {figures['efficiency']:.1%} of the best possible speed: {figures['seconds']:,.0f} s instead of "
-                f"{max(figures['work'], figures['critical_path']):,.0f} s, {figures['turns']:,.0f} turns in {figures['steps']:,.0f} steps "
-                f"and {figures['calls']:,.0f} calls, {figures['prefilled_tokens'] / figures['distinct_tokens']:.3f} times the distinct "
-                f"prompt tokens computed, {figures['copies']:,.0f} streams copied"
-            ),
-            soft_wrap=True,
-        )

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matrix_py import Engine, EngineOptions
+from matrix_py.bench.recorded import RecordedWork, longest_turn, recorded_model
 from matrix_py.bench.scheduler import Load, bench_scheduler
 from matrix_py.bench.turns import bench_turns
 from matrix_py.bench.workload import Shape, ShapedWork, distinct_tokens
 from matrix_py.cli import main
 from matrix_py.errors import ConfigError, EngineError
+from matrix_py.store import Log
 
 SMALL = Shape(scenes=2, rounds=2, roles=3, tokens=4, preamble=30, text=20, growth=5, card=8)
 OPTIONS = EngineOptions(context=SMALL.longest, parallel=4, threads=1)
@@ -49,7 +51,7 @@ def test_the_engine_computes_what_prompts_share_once(tiny_model: Path) -> None:
     assert (found.engine.turns, found.engine.generated, len(found.engine.seconds)) == (12, 48, 2)
     # The two tokens that each prompt keeps to itself at least are part of its card here.
     assert found.engine.prefilled <= found.distinct
-    assert found.engine.model_share is not None and 0 < found.engine.model_share < 1
+    assert found.engine.outside_share is not None and 0 < found.engine.outside_share < 1
     assert (found.server, found.ratio) == (None, None)
 
 
@@ -141,6 +143,53 @@ def test_a_server_that_is_not_there_is_one_line(tiny_model: Path, tmp_path: Path
     arguments = ["--scenes", "1", "--rounds", "1", "--roles", "1", "--tokens", "2", "--server", str(tmp_path / "none"), "-q"]
     assert main(["bench", "turns", "--model", str(tiny_model), *arguments]) == 2
     assert "cannot be started (No such file or directory): give the path of llama-server" in capsys.readouterr().err
+
+
+def test_a_recorded_runs_turns_are_computed_in_its_own_order(log_file: Path, tiny_model: Path, server: Path) -> None:
+    options = EngineOptions(context=longest_turn(log_file), parallel=4, threads=1)
+    with Log.open(log_file, read_only=True) as log:
+        [(turns, generated, prompt_tokens)] = log.query(
+            "SELECT count(*), sum(generated_tokens), sum(prompt_tokens) FROM completions WHERE generated_tokens > 0"
+        )[1]
+
+    found = bench_turns(
+        recorded_model(log_file), lambda engine: RecordedWork(log_file, engine.tokenizer, window=8), options, runs=2, server=server
+    )
+
+    assert (found.engine.turns, found.engine.generated, found.engine.prompt_tokens) == (turns, generated, prompt_tokens)
+    assert found.distinct <= found.engine.prefilled + 2 * turns <= found.engine.prompt_tokens + 2 * turns
+    asked = [json.loads(line) for line in server.with_suffix(".jsonl").read_text("utf-8").splitlines()]
+    asked = [line for line in asked if isinstance(line, dict)]
+    assert sum(line["n_predict"] for line in asked[-turns:]) == generated
+    assert sum(len(line["prompt"]) for line in asked[-turns:]) == prompt_tokens
+
+
+def test_a_run_that_is_not_finished_is_no_benchmark(log_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Log.open(log_file, read_only=False) as log:
+        log._connection.execute("DELETE FROM events WHERE kind = 'SceneFinished'")
+    assert main(["bench", "turns", "--from", str(log_file), "-q"]) == 2
+    assert "6 scenes that are not finished: matrix resume it first" in capsys.readouterr().err
+    assert main(["bench", "turns", "-q"]) == 2
+    assert "there is no model: give --model GGUF, or --from RUN" in capsys.readouterr().err
+
+
+def test_whole_scenes_are_timed_and_say_the_same_each_time(tiny_model: Path, input_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "scenes", str(input_file), "--model", str(tiny_model), "--scene", "vanilla", "--ctx", "512", "--limit", "2"]
+    assert main([*arguments, "--runs", "2", "--parallel", "2", "--threads", "1", "--format", "json", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["scenes"], len(found["seconds"]), len(found["roots"])) == (2, 2, 1)
+    assert 0 < found["outside_share"] < 1 and 0 < found["prefilled"] <= found["prompt_tokens"]
+    assert main([*arguments, "-q"]) == 0
+    assert " scenes/s, " in capsys.readouterr().out
+
+
+def test_a_recorded_run_is_played_again_without_a_model(log_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Log.open(log_file, read_only=True) as log:
+        root, turns = log.root(), log.num_completions()
+    assert main(["bench", "scenes", "--from", str(log_file), "--runs", "2", "--format", "json", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert root is not None
+    assert (found["scenes"], found["turns"], found["roots"], found["outside_share"]) == (6, turns, [root.hex()], 1.0)
 
 
 def test_the_command_prints_a_line_or_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

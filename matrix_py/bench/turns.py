@@ -31,7 +31,8 @@ class Timing:
         seconds: of each run.
         prompt_tokens: of all prompts of one run.
         prefilled: of these, computed in the last run.
-        model_share: of the last run's time, in llama.cpp; None where that is not known.
+        prefill_s: of the last run, seconds in calls to llama.cpp with prompt tokens, where that is known.
+        decode_s: and in those without.
     """
 
     name: str
@@ -40,7 +41,8 @@ class Timing:
     prompt_tokens: int
     seconds: list[float] = field(default_factory=list)
     prefilled: int = 0
-    model_share: float | None = None
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
 
     @property
     def median_s(self) -> float:
@@ -52,9 +54,14 @@ class Timing:
         """Of the median run."""
         return self.turns / self.median_s
 
+    @property
+    def outside_share(self) -> float | None:
+        """Share of the last run's time that was not in llama.cpp, where that is known."""
+        return 1 - (self.prefill_s + self.decode_s) / self.seconds[-1] if self.prefill_s else None
+
     def document(self) -> dict[str, object]:
         """Return it as JSON has it."""
-        return asdict(self) | {"median_s": self.median_s, "turns_per_s": self.turns_per_s}
+        return asdict(self) | {"median_s": self.median_s, "turns_per_s": self.turns_per_s, "outside_share": self.outside_share}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +153,9 @@ def bench_turns(
             before = engine.stats()
             ours.seconds.append(_timed(work, _engine_answering(engine)))
             after = engine.stats()
-            ours.prefilled = after["prefilled_tokens"] - before["prefilled_tokens"]
-            ours.model_share = (after["model_us"] - before["model_us"]) / 1e6 / ours.seconds[-1]
+            done = {name: after[name] - before[name] for name in after}
+            ours.prefilled = done["prefilled_tokens"]
+            ours.prefill_s, ours.decode_s = done["prefill_us"] / 1e6, done["decode_us"] / 1e6
             if theirs is not None:
                 run_server(theirs.name.removeprefix("llama-server "), theirs)
             announce(f"run {number + 1} of {runs}: " + ", ".join(f"{each.seconds[-1]:.2f} s" for each in (ours, theirs) if each))

@@ -53,8 +53,9 @@ pub struct Stats {
     pub prefilled_tokens: u64,
     pub cached_tokens: u64,
     pub generated_tokens: u64,
-    /// Time in the model, fetching logits included, in microseconds.
-    pub model_us: u64,
+    /// Time in the model, fetching logits included, in microseconds: in calls with prompt tokens, and in those without.
+    pub prefill_us: u64,
+    pub decode_us: u64,
     /// Slots copied, for reuse of a prefix or to close a gap.
     pub copies: u64,
     /// Sequences that lost their slot to others and had to wait again.
@@ -550,12 +551,9 @@ impl Loop {
                 }
             }
         }
-        if batch.rows().iter().any(|row| row.width > 1) {
-            self.stats.prefill_calls += 1;
-        } else {
-            self.stats.decode_calls += 1;
-        }
-        match self.decode_and_sample(&batch) {
+        let prefill = batch.rows().iter().any(|row| row.width > 1);
+        *(if prefill { &mut self.stats.prefill_calls } else { &mut self.stats.decode_calls }) += 1;
+        match self.decode_and_sample(&batch, prefill) {
             Ok(results) => {
                 for (slot, result) in results {
                     self.settle(slot, result);
@@ -571,12 +569,13 @@ impl Loop {
     }
 
     /// Decode a batch and let each sequence that wanted logits choose its token, in parallel. Returns the slots of those.
-    fn decode_and_sample(&mut self, batch: &Batch) -> Result<Vec<(usize, Result<()>)>> {
+    fn decode_and_sample(&mut self, batch: &Batch, prefill: bool) -> Result<Vec<(usize, Result<()>)>> {
         let began = Instant::now();
         self.kv.decode(batch)?;
         let outputs = batch.outputs();
         let logits = if outputs > 0 { self.kv.logits()? } else { Vec::new() };
-        self.stats.model_us += u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let taken = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        *(if prefill { &mut self.stats.prefill_us } else { &mut self.stats.decode_us }) += taken;
         if logits.len() != outputs {
             let reason = format!("{} rows of logits instead of {outputs}", logits.len());
             return Err(Error::Decode { tokens: batch.tokens().len(), reason });
