@@ -126,40 +126,44 @@ def bench_turns(
     with Engine(model, options, announce=announce) as engine:
         announce(engine.summary)
         work = prepare(engine)
-        asks = [ask for ask in work.asks() if ask.tokens]
-        size = (len(asks), sum(ask.tokens for ask in asks), sum(len(ask.prompt) for ask in asks))
-        mode = "deterministic" if engine.deterministic else "not deterministic"
-        ours = Timing(f"matrix, {mode}, --parallel {engine.parallel} --cache {engine.cached}", *size)
+        path, context, threads, parallel = engine.path, engine.context, engine.threads, engine.parallel
+        mode = f"{'deterministic' if engine.deterministic else 'not deterministic'}, --kv {engine.kv}"
+        name = f"matrix, {mode}, --parallel {parallel} --cache {engine.cached}"
+    asks = [ask for ask in work.asks() if ask.tokens]
+    size = (len(asks), sum(ask.tokens for ask in asks), sum(len(ask.prompt) for ask in asks))
+    ours = Timing(name, *size)
 
-        def run_server(configuration: str, timing: Timing) -> None:
-            # A server of its own for each run, so that no run finds what another left behind.
-            with (
-                Server(server or Path(), engine.path, configuration, context=engine.context, threads=engine.threads) as running,
-                running.answering(engine.parallel) as answering,
-            ):
-                timing.seconds.append(_timed(work, answering))
-                timing.prefilled = running.prefilled
+    # An engine and a server of their own for each run, so that no run finds what another left behind.
+    def run_engine(timing: Timing) -> None:
+        with Engine(model, options) as engine:
+            timing.seconds.append(_timed(work, _engine_answering(engine)))
+            stats = engine.stats()
+        timing.prefilled = stats["prefilled_tokens"]
+        timing.prefill_s, timing.decode_s = stats["prefill_us"] / 1e6, stats["decode_us"] / 1e6
 
-        tried: dict[str, float] = {}
-        theirs: Timing | None = None
-        if server is not None:
-            for configuration in server_options or SERVER_CONFIGURATIONS:
-                timing = Timing(f"llama-server {configuration}", *size)
-                run_server(configuration, timing)
-                tried[configuration] = timing.turns_per_s
-                announce(f"{timing.name}: {timing.turns_per_s:.3f} turns/s")
-            theirs = Timing(f"llama-server {max(tried, key=lambda each: tried[each])}", *size)
-        for number in range(runs):
-            before = engine.stats()
-            ours.seconds.append(_timed(work, _engine_answering(engine)))
-            after = engine.stats()
-            done = {name: after[name] - before[name] for name in after}
-            ours.prefilled = done["prefilled_tokens"]
-            ours.prefill_s, ours.decode_s = done["prefill_us"] / 1e6, done["decode_us"] / 1e6
-            if theirs is not None:
-                run_server(theirs.name.removeprefix("llama-server "), theirs)
-            announce(f"run {number + 1} of {runs}: " + ", ".join(f"{each.seconds[-1]:.2f} s" for each in (ours, theirs) if each))
-        return Comparison(work.describe(), distinct_tokens(ask.prompt for ask in asks), ours, theirs, tried)
+    def run_server(configuration: str, timing: Timing) -> None:
+        with (
+            Server(server or Path(), path, configuration, context=context, threads=threads) as running,
+            running.answering(parallel) as answering,
+        ):
+            timing.seconds.append(_timed(work, answering))
+            timing.prefilled = running.prefilled
+
+    tried: dict[str, float] = {}
+    theirs: Timing | None = None
+    if server is not None:
+        for configuration in server_options or SERVER_CONFIGURATIONS:
+            timing = Timing(f"llama-server {configuration}", *size)
+            run_server(configuration, timing)
+            tried[configuration] = timing.turns_per_s
+            announce(f"{timing.name}: {timing.turns_per_s:.3f} turns/s")
+        theirs = Timing(f"llama-server {max(tried, key=lambda each: tried[each])}", *size)
+    for number in range(runs):
+        run_engine(ours)
+        if theirs is not None:
+            run_server(theirs.name.removeprefix("llama-server "), theirs)
+        announce(f"run {number + 1} of {runs}: " + ", ".join(f"{each.seconds[-1]:.2f} s" for each in (ours, theirs) if each))
+    return Comparison(work.describe(), distinct_tokens(ask.prompt for ask in asks), ours, theirs, tried)
 
 
 def _timed(work: Work, answering: Answering) -> float:

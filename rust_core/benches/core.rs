@@ -85,7 +85,7 @@ fn sampler(criterion: &mut Criterion) {
     ];
     for (name, settings) in &settings {
         let mut scratch = Vec::new();
-        group.bench_function(*name, |bencher| bencher.iter(|| choose(&logits, settings, &[5, 7, 9], None, 0.5, &mut scratch)));
+        group.bench_function(*name, |bencher| bencher.iter(|| choose(&logits, settings, &[5, 7, 9], None, || 0.5, &mut scratch)));
     }
     group.finish();
 }
@@ -110,7 +110,7 @@ fn scheduler(criterion: &mut Criterion) {
 }
 
 fn events(criterion: &mut Criterion) {
-    let payload = br#"{"v":1,"kind":"ActionProposed","path":"step/3/act","actor":"Ada Brook","text":"She asks the guard where the keys are kept."}"#;
+    let payload = br#"{"kind":"ActionProposed","v":1,"path":"step/3/act","actor":"Ada Brook","text":"She asks the guard where the keys are kept."}"#;
     let scene = Hash::of(b"scene");
     let mut group = criterion.benchmark_group("log");
     group.throughput(Throughput::Elements(1000));

@@ -70,6 +70,15 @@ pub struct Stats {
 /// How many turns that wait for a prompt's beginning others may overtake in one step.
 const LOOKAHEAD: usize = 256;
 
+/// From how many turns that can go one is chosen for a slot.
+const CHOICE: usize = 16;
+
+/// Logits to choose from that are worth waking other threads for (measured: about 50 microseconds of work).
+const WORTH_THREADS: usize = 1 << 15;
+
+/// What a form's mask costs, in logits to choose from.
+const MASK: usize = 1 << 14;
+
 /// Cells of a shared KV that each running sequence should find free for what it will generate, when another is let in.
 const HEADROOM: usize = 32;
 
@@ -490,13 +499,14 @@ impl Loop {
         held + to_come + length - cached + HEADROOM <= cells.count()
     }
 
-    /// The place in the queue of the turn for a free slot: of the first `free` that can go, the one that can use most of what the slot
+    /// The place in the queue of the turn for a free slot: of the first few that can go, the one that can use most of what the slot
     /// holds. A turn cannot go while another is about to have more of its prompt in KV than anybody has now: what two prompts begin with
     /// is computed once.
     fn next_turn(&self, slot: usize, free: usize) -> Option<(u64, u64)> {
         if !self.options.prefix_reuse {
             return self.waiting.first_key_value().map(|(&place, _)| place);
         }
+        let free = free.min(CHOICE);
         let in_reach = self.waiting.iter().take(free + LOOKAHEAD);
         let ready = in_reach.filter(|(_, sequence)| !prefix::is_coming(&self.slots, sequence.prompt())).take(free);
         prefix::best(&self.slots, ready.map(|(&place, sequence)| (place, sequence.prompt())), slot)
@@ -593,8 +603,12 @@ impl Loop {
         }
         let tokenizer = &*self.tokenizer;
         let sample = |(slot, sequence, logits): (usize, &mut Sequence, &[f32])| (slot, sequence.sample(logits, tokenizer));
-        // One row is not worth waking the pool for.
-        Ok(if outputs == 1 { wanting.into_iter().map(sample).collect() } else { wanting.into_par_iter().map(sample).collect() })
+        let work: usize = wanting.iter().map(|(_, sequence, logits)| logits.len() + if sequence.has_form() { MASK } else { 0 }).sum();
+        Ok(if outputs == 1 || work < WORTH_THREADS {
+            wanting.into_iter().map(sample).collect()
+        } else {
+            wanting.into_par_iter().map(sample).collect()
+        })
     }
 
     /// Answer a sequence that is finished or failed, and free its slot.

@@ -28,16 +28,20 @@ pub fn uniform(key: Hash, index: u64) -> f64 {
 
 /// Choose a token, or `None` when there is nothing to choose from: an empty mask, or no logit that is a number.
 ///
-/// `generated` are the turn's tokens so far; `scratch` is reused between calls.
+/// `generated` are the turn's tokens so far; `scratch` is reused between calls. `random` is asked for where chance has a say.
 #[must_use]
+#[allow(clippy::float_cmp)] // settings that switch something off are exact
 pub fn choose(
     logits: &[f32],
     settings: &Sampling,
     generated: &[Token],
     mask: Option<&SimpleVob>,
-    random: f64,
+    random: impl FnOnce() -> f64,
     scratch: &mut Vec<(f32, Token)>,
 ) -> Option<Token> {
+    if settings.temperature == 0.0 && settings.repetition_penalty == 1.0 {
+        return greatest(logits, mask);
+    }
     scratch.clear();
     scratch.extend((0..).zip(logits).map(|(token, &logit)| (logit, token)).filter(|&(logit, token): &(f32, Token)| {
         logit > f32::NEG_INFINITY && mask.is_none_or(|mask| mask.is_allowed(token.cast_unsigned()))
@@ -51,7 +55,7 @@ pub fn choose(
     let weight = |logit: f32| (f64::from(logit - greatest.0) / temperature).exp();
     let kept = truncate(scratch, settings, weight);
     let total: f64 = kept.iter().map(|&(logit, _)| weight(logit)).sum();
-    let mut left = random * total;
+    let mut left = random() * total;
     for &(logit, token) in kept {
         left -= weight(logit);
         if left < 0.0 {
@@ -60,6 +64,22 @@ pub fn choose(
     }
     // Rounding may leave a hair's breadth: it belongs to the last candidate.
     kept.last().map(|&(_, token)| token)
+}
+
+/// The likeliest token, without a list of all.
+fn greatest(logits: &[f32], mask: Option<&SimpleVob>) -> Option<Token> {
+    let mut best: Option<(f32, Token)> = None;
+    for (token, &logit) in (0 as Token..).zip(logits) {
+        // False of most, and of what is no number.
+        let may_be_best = best.map_or(logit > f32::NEG_INFINITY, |best| logit >= best.0);
+        if may_be_best && mask.is_none_or(|mask| mask.is_allowed(token.cast_unsigned())) {
+            let candidate = (logit, token);
+            if best.is_none_or(|best| by_rank(&candidate, &best).is_lt()) {
+                best = Some(candidate);
+            }
+        }
+    }
+    best.map(|(_, token)| token)
 }
 
 /// More likely first; among equals, the lower token id.
@@ -182,7 +202,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn pick(logits: &[f32], settings: &Sampling, random: f64) -> Option<Token> {
-        choose(logits, settings, &[], None, random, &mut Vec::new())
+        choose(logits, settings, &[], None, || random, &mut Vec::new())
     }
 
     /// What the documentation says, written the slow and plain way.
@@ -251,9 +271,9 @@ mod tests {
         mask.allow_token(3);
         let hot = Sampling { temperature: 5.0, ..sampling() };
         for random in [0.0, 0.5, 0.999] {
-            assert_eq!(choose(&[9.0, 9.0, 9.0, 0.0], &hot, &[], Some(&mask), random, &mut vec![]), Some(3));
+            assert_eq!(choose(&[9.0, 9.0, 9.0, 0.0], &hot, &[], Some(&mask), || random, &mut vec![]), Some(3));
         }
-        assert_eq!(choose(&[9.0; 4], &hot, &[], Some(&SimpleVob::alloc(4)), 0.5, &mut vec![]), None);
+        assert_eq!(choose(&[9.0; 4], &hot, &[], Some(&SimpleVob::alloc(4)), || 0.5, &mut vec![]), None);
         assert_eq!(pick(&[f32::NAN; 4], &hot, 0.5), None);
     }
 
@@ -261,7 +281,7 @@ mod tests {
     fn the_penalty_weighs_on_recent_tokens_only() {
         let settings = Sampling { repetition_penalty: 2.0, ..sampling() };
         let logits = [4.0, 3.0, -1.0];
-        let greedy = |generated: &[Token]| choose(&logits, &settings, generated, None, 0.0, &mut vec![]);
+        let greedy = |generated: &[Token]| choose(&logits, &settings, generated, None, || 0.0, &mut vec![]);
         assert_eq!(greedy(&[]), Some(0));
         assert_eq!(greedy(&[0]), Some(1));
         assert_eq!(greedy(&[0, 1]), Some(0));

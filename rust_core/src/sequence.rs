@@ -61,6 +61,12 @@ impl Sequence {
         }
     }
 
+    /// Whether a form binds what is generated.
+    #[must_use]
+    pub fn has_form(&self) -> bool {
+        self.form.is_some()
+    }
+
     /// Go on to the end of the budget, whatever the model says.
     #[must_use]
     pub fn without_end(self) -> Self {
@@ -145,7 +151,7 @@ impl Sequence {
     pub fn sample(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Result<()> {
         self.times.first_token.get_or_insert_with(Instant::now);
         let settings = &self.turn.sampling;
-        let random = uniform(self.turn.key, self.generated.len() as u64);
+        let random = || uniform(self.turn.key, self.generated.len() as u64);
         let path = || numbered_path(&self.turn.path, self.turn.attempt);
         let free = choose(logits, settings, &self.generated, None, random, &mut self.scratch)
             .ok_or_else(|| Error::Sampling { path: path(), reason: "the model gave no usable logits".into() })?;
