@@ -42,7 +42,8 @@ Kv = Annotated[
     KvMode,
     typer.Option(
         "--kv",
-        help="isolated: a KV stream for each turn, for the same text in any company; shared: one for all; auto: as the self-test says.",
+        help="isolated: a KV stream for each turn, for the same text in any company; shared: one for all; auto: isolated on a CPU, "
+        "elsewhere as the self-test says.",
     ),
 ]
 KvTokens = Annotated[int | None, typer.Option("--kv-tokens", help="Tokens of a shared KV. [default: what all turns need, or what fits]")]
@@ -417,6 +418,7 @@ def bench_turns(
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens to generate for each turn.")] = 32,
     preamble: Annotated[int, typer.Option("--preamble", min=0, help="Tokens that all prompts begin with.")] = 200,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each engine, alternating; the median counts.")] = 1,
+    forms: Annotated[bool, typer.Option("--forms", help="Once more with each turn bound by a form, as long as without.")] = False,
     server: Annotated[Path | None, typer.Option("--server", metavar="PATH", help="A llama-server to compare with.")] = None,
     server_options: Annotated[
         list[str] | None,
@@ -476,7 +478,9 @@ def bench_turns(
         prefix_reuse=prefix_reuse,
     )
     with RunProgress(quiet=quiet) as progress:
-        found = bench(model, prepare, options, runs=runs, server=server, server_options=server_options or (), announce=progress.line)
+        found = bench(
+            model, prepare, options, runs=runs, forms=forms, server=server, server_options=server_options or (), announce=progress.line
+        )
     if output is SceneFormat.JSON:
         sys.stdout.write(json_text(found.document()) + "\n")
     else:

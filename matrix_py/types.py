@@ -8,7 +8,7 @@ import msgspec
 
 
 class KvMode(enum.StrEnum):
-    """Whether each sequence has a KV stream of its own, or all share one; `auto` is as the self-test says."""
+    """Whether each sequence has a KV stream of its own, or all share one; `auto` is isolated on a CPU, elsewhere as the self-test says."""
 
     AUTO = "auto"
     ISOLATED = "isolated"

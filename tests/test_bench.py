@@ -3,6 +3,7 @@
 import json
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from matrix_py.cli import main
 from matrix_py.errors import ConfigError, EngineError
 from matrix_py.store import Log
 
-SMALL = Shape(scenes=2, rounds=2, roles=3, tokens=4, preamble=30, text=20, growth=5, card=8)
-OPTIONS = EngineOptions(context=SMALL.longest, parallel=4, threads=1)
+# What is shared is worth a copy wherever it is.
+SMALL = Shape(scenes=2, rounds=2, roles=3, tokens=4, preamble=30, text=20, growth=20, card=18)
+OPTIONS = EngineOptions(context=SMALL.longest, parallel=4, cached=8, threads=1)
 
 
 def shaped(engine: Engine) -> ShapedWork:
@@ -30,11 +32,11 @@ def test_work_is_scenes_of_rounds_of_prompts_that_share_what_they_should() -> No
     work = ShapedWork(SMALL, 1000).prompts
     assert [[len(turns) for turns in scene] for scene in work] == [[3, 3], [3, 3]]
     [[first, second], [other, _]] = work
-    assert {len(prompt) for prompt in first} == {1 + 30 + 20 + 5 + 8}
+    assert {len(prompt) for prompt in first} == {1 + 30 + 20 + 20 + 18}
     assert {len(prompt) + SMALL.tokens for prompt in second} == {SMALL.longest}
     assert first[0][:31] == other[0][:31] and first[0][:32] != other[0][:32]
     # The roles of a round have all but their cards in common, a role's rounds all but what is new.
-    assert first[0][:56] == first[1][:56] == second[0][:56] and first[0][56:] == second[0][61:] != first[1][56:]
+    assert first[0][:71] == first[1][:71] == second[0][:71] and first[0][71:] == second[0][91:] != first[1][71:]
     assert work == ShapedWork(SMALL, 1000).prompts != ShapedWork(SMALL, 1000, seed=1).prompts
     with pytest.raises(ConfigError, match="vocabulary of 310 tokens"):
         ShapedWork(SMALL, 310)
@@ -55,8 +57,15 @@ def test_the_engine_computes_what_prompts_share_once(tiny_model: Path) -> None:
     assert (found.server, found.ratio) == (None, None)
 
 
+def test_the_same_work_bound_by_forms_is_as_long(tiny_model: Path) -> None:
+    found = bench_turns(str(tiny_model), shaped, OPTIONS, forms=True)
+    assert found.bound is not None
+    assert (found.bound.turns, found.bound.generated) == (found.engine.turns, found.engine.generated)
+    assert found.bound.prefilled == found.engine.prefilled
+
+
 def test_without_reuse_the_engine_computes_every_prompt(tiny_model: Path) -> None:
-    options = EngineOptions(context=SMALL.longest, parallel=4, threads=1, prefix_reuse=False)
+    options = replace(OPTIONS, prefix_reuse=False)
     found = bench_turns(str(tiny_model), shaped, options)
     assert found.engine.prefilled == found.engine.prompt_tokens > found.distinct
 

@@ -12,7 +12,7 @@ from matrix_py.terminal import console
 
 def print_comparison(found: Comparison) -> None:
     """Print what a benchmark measured: a line for each engine, and the ratio."""
-    for timing in (found.engine, found.server):
+    for timing in (found.engine, found.bound, found.server):
         if timing is None:
             continue
         spread = (
@@ -31,6 +31,8 @@ def print_comparison(found: Comparison) -> None:
             ),
             soft_wrap=True,
         )
+    if found.bound is not None:
+        console.print(f"bound by a form: {found.bound.turns_per_s / found.engine.turns_per_s:.3f} of the speed")
     if found.ratio is not None:
         console.print(f"ratio: {found.ratio:.2f}")
 

@@ -19,6 +19,9 @@ SERVER_CONFIGURATIONS = tuple(
     f"-np {slots} {unified} -fa {attention}" for slots in (4, 8, 16) for unified in ("-kvu", "-no-kvu") for attention in ("on", "off")
 )
 
+# As long as a turn may be: a list of names never ends by itself.
+_NAMES = 'start: NAME (", " NAME)*\nNAME: /[A-Z][a-z]{2,8}( [A-Z][a-z]{2,8}){0,3}/'
+
 
 @dataclass(slots=True)
 class Timing:
@@ -72,6 +75,7 @@ class Comparison:
         work: what it is.
         distinct: prompt tokens that have to be computed if every shared beginning is computed once.
         engine: this engine.
+        bound: this engine with turns that are bound by forms, if that was asked for.
         server: the server in its best configuration, if one was given.
         tried: turns a second of the server's configurations in the runs that chose among them.
     """
@@ -79,6 +83,7 @@ class Comparison:
     work: dict[str, object]
     distinct: int
     engine: Timing
+    bound: Timing | None
     server: Timing | None
     tried: dict[str, float]
 
@@ -93,6 +98,7 @@ class Comparison:
             "work": self.work,
             "distinct_prompt_tokens": self.distinct,
             "engine": self.engine.document(),
+            "bound": self.bound.document() if self.bound else None,
             "server": self.server.document() if self.server else None,
             "server_tried_turns_per_s": self.tried,
             "ratio": self.ratio,
@@ -105,6 +111,7 @@ def bench_turns(
     options: EngineOptions,
     *,
     runs: int = 1,
+    forms: bool = False,
     server: Path | None = None,
     server_options: Sequence[str] = (),
     announce: Callable[[str], None] = lambda line: None,
@@ -116,6 +123,7 @@ def bench_turns(
         prepare: makes the work for an engine.
         options: of the engine; its context is what a turn of the work may need, of the server too.
         runs: of each engine.
+        forms: time the same work once more with each turn bound by a form of names.
         server: path of llama.cpp's llama-server.
         server_options: its configurations, which are tried once each to take the best; none for `SERVER_CONFIGURATIONS`.
         announce: told in a line each what is under way.
@@ -134,9 +142,9 @@ def bench_turns(
     ours = Timing(name, *size)
 
     # An engine and a server of their own for each run, so that no run finds what another left behind.
-    def run_engine(timing: Timing) -> None:
+    def run_engine(timing: Timing, form: str | None = None) -> None:
         with Engine(model, options) as engine:
-            timing.seconds.append(_timed(work, _engine_answering(engine)))
+            timing.seconds.append(_timed(work, _engine_answering(engine, form)))
             stats = engine.stats()
         timing.prefilled = stats["prefilled_tokens"]
         timing.prefill_s, timing.decode_s = stats["prefill_us"] / 1e6, stats["decode_us"] / 1e6
@@ -149,6 +157,7 @@ def bench_turns(
             timing.seconds.append(_timed(work, answering))
             timing.prefilled = running.prefilled
 
+    bound = Timing(f"{name}, bound by a form", *size) if forms else None
     tried: dict[str, float] = {}
     theirs: Timing | None = None
     if server is not None:
@@ -160,10 +169,12 @@ def bench_turns(
         theirs = Timing(f"llama-server {max(tried, key=lambda each: tried[each])}", *size)
     for number in range(runs):
         run_engine(ours)
+        if bound is not None:
+            run_engine(bound, _NAMES)
         if theirs is not None:
             run_server(theirs.name.removeprefix("llama-server "), theirs)
-        announce(f"run {number + 1} of {runs}: " + ", ".join(f"{each.seconds[-1]:.2f} s" for each in (ours, theirs) if each))
-    return Comparison(work.describe(), distinct_tokens(ask.prompt for ask in asks), ours, theirs, tried)
+        announce(f"run {number + 1} of {runs}: " + ", ".join(f"{each.seconds[-1]:.2f} s" for each in (ours, bound, theirs) if each))
+    return Comparison(work.describe(), distinct_tokens(ask.prompt for ask in asks), ours, bound, theirs, tried)
 
 
 def _timed(work: Work, answering: Answering) -> float:
@@ -172,7 +183,7 @@ def _timed(work: Work, answering: Answering) -> float:
     return time.perf_counter() - began
 
 
-def _engine_answering(engine: Engine) -> Answering:
+def _engine_answering(engine: Engine, form: str | None = None) -> Answering:
     name = _core.scene_id("bench", "", None, 0)
     asked: dict[str, Ask] = {}
 
@@ -188,7 +199,7 @@ def _engine_answering(engine: Engine) -> Answering:
                 attempt=1,
                 kind="bench",
                 segments=[("bench", True)],
-                sampling=_core.Sampling(ask.tokens),
+                sampling=_core.Sampling(ask.tokens, form=form),
                 rank=ask.rank,
             )
             work.append((turn, ask.prompt))

@@ -166,28 +166,28 @@ impl Engine {
     /// given shape, for benchmarks.
     ///
     /// # Errors
-    /// [`Error::Closed`]; [`Error::PromptTooShort`], [`Error::Option`] for a prompt that leaves no room for its budget, or for a token that
-    /// is not in the vocabulary: then none is queued.
+    /// [`Error::Closed`]; [`Error::PromptTooShort`], [`Error::Form`], [`Error::Option`] for a prompt that leaves no room for its budget, or for
+    /// a token that is not in the vocabulary: then none is queued.
     pub fn submit_tokens(&self, work: Vec<(Turn, Vec<Token>)>) -> Result<()> {
         let sender = lock(&self.commands).clone().ok_or(Error::Closed)?;
         let vocab = self.tokenizer.size();
-        for (turn, prompt) in &work {
+        let prepare = |(turn, prompt): (Turn, Vec<Token>)| {
             if prompt.len() < 2 {
-                return Err(Error::PromptTooShort { path: turn.path.clone(), tokens: prompt.len() });
+                return Err(Error::PromptTooShort { path: turn.path, tokens: prompt.len() });
             }
-            let length = prompt.len() + turn.sampling.max_tokens as usize;
+            let max_tokens = turn.sampling.max_tokens as usize;
+            let length = prompt.len() + max_tokens;
             if length > self.context {
                 return Err(Error::Option { name: "context", value: self.context.to_string(), expected: format!("at least {length}") });
             }
             if let Some(token) = prompt.iter().find(|&&token| usize::try_from(token).map_or(true, |token| token >= vocab)) {
                 return Err(Error::Option { name: "token", value: token.to_string(), expected: format!("below {vocab}") });
             }
-        }
-        work.into_iter().try_for_each(|(turn, prompt)| {
-            let max_tokens = turn.sampling.max_tokens as usize;
-            let sequence = Sequence::new(turn, prompt, max_tokens, None).without_end();
-            sender.send(Command::Run(Box::new(sequence))).map_err(|_| Error::Closed)
-        })
+            let form = turn.sampling.form.as_deref().map(|form| self.form(form)).transpose()?;
+            Ok(Command::Run(Box::new(Sequence::new(turn, prompt, max_tokens, form).without_end())))
+        };
+        let commands = work.into_iter().map(prepare).collect::<Result<Vec<_>>>()?;
+        commands.into_iter().try_for_each(|command| sender.send(command).map_err(|_| Error::Closed))
     }
 
     /// Answers that are there; when there are none, wait up to `timeout` for the first.
@@ -466,7 +466,7 @@ impl Loop {
             let Some(slot) = self.slots.lowest_free() else { return };
             let Some(place) = self.next_turn(slot, free) else { return };
             let Some(sequence) = self.waiting.get(&place) else { return };
-            let hit = if self.options.prefix_reuse { prefix::find(&self.slots, sequence.prompt(), slot) } else { None };
+            let hit = if self.options.prefix_reuse { prefix::find(&self.slots, sequence, slot) } else { None };
             let (source, mut cached) = hit.map_or((slot, 0), |hit| (hit.slot, hit.length));
             if !self.has_room(source, cached, sequence.length()) {
                 return;
@@ -508,7 +508,7 @@ impl Loop {
         }
         let free = free.min(CHOICE);
         let in_reach = self.waiting.iter().take(free + LOOKAHEAD);
-        let ready = in_reach.filter(|(_, sequence)| !prefix::is_coming(&self.slots, sequence.prompt())).take(free);
+        let ready = in_reach.filter(|(_, sequence)| !prefix::is_coming(&self.slots, sequence)).take(free);
         prefix::best(&self.slots, ready.map(|(&place, sequence)| (place, sequence.prompt())), slot)
     }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::grammar::Form;
+use crate::prefix::beginnings;
 use crate::sampler::{choose, log_odds, uniform};
 use crate::scheduler::Phase;
 use crate::turn::{Completion, Facts, Finish, Outcome, Turn, numbered_path};
@@ -13,6 +14,8 @@ use crate::vocab::{Token, Tokenizer};
 pub struct Sequence {
     pub turn: Turn,
     prompt: Vec<Token>,
+    /// Hashes of the prompt's beginnings.
+    beginnings: Vec<u64>,
     /// Tokens in KV, of the prompt and then of those generated.
     in_kv: usize,
     generated: Vec<Token>,
@@ -45,6 +48,7 @@ impl Sequence {
         let times = Times { submitted: Instant::now(), admitted: None, first_token: None };
         Self {
             turn,
+            beginnings: beginnings(&prompt),
             prompt,
             in_kv: 0,
             generated: Vec::new(),
@@ -77,6 +81,18 @@ impl Sequence {
     #[must_use]
     pub fn prompt(&self) -> &[Token] {
         &self.prompt
+    }
+
+    /// The prompt's tokens of which KV may be taken over: at least two are left to prefill.
+    #[must_use]
+    pub fn usable(&self) -> &[Token] {
+        &self.prompt[..self.prompt.len().saturating_sub(2)]
+    }
+
+    /// Hashes of the prompt's beginnings of whole blocks (see [`crate::prefix`]).
+    #[must_use]
+    pub fn beginnings(&self) -> &[u64] {
+        &self.beginnings
     }
 
     /// The prompt tokens that are in KV.

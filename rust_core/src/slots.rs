@@ -1,5 +1,6 @@
 //! The KV streams and the sequences on them.
 
+use crate::prefix::{BLOCK, Hit, Index};
 use crate::scheduler::Phase;
 use crate::sequence::Sequence;
 use crate::vocab::Token;
@@ -11,9 +12,14 @@ struct Slot {
     sequence: Option<Sequence>,
     /// Prompt tokens that a sequence left behind here; empty while one runs.
     left_behind: Vec<Token>,
+    /// Hashes of the beginnings that the index has of this slot: of the running prompt, or of what is left behind.
+    beginnings: Vec<u64>,
     /// When that was last of use, by the count of such times.
     used_at: u64,
 }
+
+/// Of how many slots with the same blocks the rest is compared.
+const COMPARED: usize = 16;
 
 /// All KV streams. Running sequences are kept on the lowest slots, because llama.cpp decodes only adjacent ones together.
 pub struct Slots {
@@ -21,13 +27,14 @@ pub struct Slots {
     /// How often anything left behind was of use, its own sequence included.
     clock: u64,
     copy_cost: usize,
+    index: Index,
 }
 
 impl Slots {
     /// `copy_cost` is that of [`crate::kv::Kv::copy_cost`].
     #[must_use]
     pub fn new(count: usize, copy_cost: usize) -> Self {
-        Self { all: (0..count).map(|_| Slot::default()).collect(), clock: 0, copy_cost }
+        Self { all: (0..count).map(|_| Slot::default()).collect(), clock: 0, copy_cost, index: Index::default() }
     }
 
     /// What a copy of a slot costs, in prompt tokens.
@@ -66,28 +73,29 @@ impl Slots {
     /// # Panics
     /// When a sequence runs there.
     pub fn occupy(&mut self, slot: usize, sequence: Sequence) {
-        let slot = &mut self.all[slot];
-        assert!(slot.sequence.is_none(), "a slot holds one sequence");
-        slot.left_behind.clear();
-        slot.sequence = Some(sequence);
+        assert!(self.all[slot].sequence.is_none(), "a slot holds one sequence");
+        self.clear(slot);
+        self.index.insert(slot, sequence.beginnings());
+        self.all[slot].beginnings.extend_from_slice(sequence.beginnings());
+        self.all[slot].sequence = Some(sequence);
     }
 
     /// Take the sequence off a slot; its prompt tokens stay in KV, for reuse.
     pub fn vacate(&mut self, slot: usize) -> Option<Sequence> {
         let sequence = self.all[slot].sequence.take()?;
         self.clock += 1;
-        let slot = &mut self.all[slot];
-        slot.left_behind = sequence.prompt_in_kv().to_vec();
-        slot.used_at = self.clock;
+        let left = &mut self.all[slot];
+        left.left_behind = sequence.prompt_in_kv().to_vec();
+        left.used_at = self.clock;
+        let never_came = left.beginnings.split_off(left.left_behind.len() / BLOCK);
+        self.index.remove(slot, &never_came);
         Some(sequence)
     }
 
     /// What is left behind on a free slot will be overwritten: whoever else has most of it in KV is as much of use as that was.
     pub fn pass_on(&mut self, slot: usize) {
-        let held = self.prompt_tokens(slot);
-        let heirs = (0..self.len()).filter(|&other| other != slot).map(|other| (shared(self.prompt_tokens(other), held), other));
-        if let Some((_, heir)) = heirs.max() {
-            self.all[heir].used_at = self.all[heir].used_at.max(self.all[slot].used_at);
+        if let Some(heir) = self.elsewhere(slot) {
+            self.all[heir.slot].used_at = self.all[heir.slot].used_at.max(self.all[slot].used_at);
         }
     }
 
@@ -123,34 +131,57 @@ impl Slots {
 
     /// For each slot, how many of its prompt tokens no other one has in KV: what its loss would cost.
     fn worth(&self) -> Vec<u64> {
-        let mut order: Vec<usize> = (0..self.len()).collect();
-        order.sort_unstable_by_key(|&slot| self.prompt_tokens(slot));
-        // In this order, nobody shares a longer beginning than a neighbour.
-        let mut worth: Vec<u64> = (0..self.len()).map(|slot| self.prompt_tokens(slot).len() as u64).collect();
-        for pair in order.windows(2) {
-            let (one, other) = (self.prompt_tokens(pair[0]), self.prompt_tokens(pair[1]));
-            let shared = shared(one, other);
-            for (slot, tokens) in [(pair[0], one), (pair[1], other)] {
-                worth[slot] = worth[slot].min((tokens.len() - shared) as u64);
-            }
-        }
-        worth
+        let alone = |slot: usize| self.prompt_tokens(slot).len() - self.elsewhere(slot).map_or(0, |hit| hit.length);
+        (0..self.len()).map(|slot| alone(slot) as u64).collect()
     }
 
     /// What is left behind on a free slot is now, by a copy of its stream, on another.
     pub fn move_left_behind(&mut self, from: usize, to: usize) {
-        self.all[to] = Slot { sequence: None, ..std::mem::take(&mut self.all[from]) };
-    }
-
-    /// How many of these first tokens another slot has in KV.
-    #[must_use]
-    pub fn elsewhere(&self, slot: usize, tokens: &[Token]) -> usize {
-        (0..self.len()).filter(|&other| other != slot).map(|other| shared(self.prompt_tokens(other), tokens)).max().unwrap_or(0)
+        self.clear(to);
+        self.all[to] = std::mem::take(&mut self.all[from]);
+        let beginnings = &self.all[to].beginnings;
+        self.index.remove(from, beginnings);
+        self.index.insert(to, beginnings);
     }
 
     /// Forget what a free slot's KV holds.
     pub fn clear(&mut self, slot: usize) {
-        self.all[slot].left_behind.clear();
+        let cleared = &mut self.all[slot];
+        cleared.left_behind.clear();
+        self.index.remove(slot, &cleared.beginnings);
+        cleared.beginnings.clear();
+    }
+
+    /// The slot that has the longest usable beginning of a sequence's prompt in KV, of a block at least.
+    #[must_use]
+    pub fn there(&self, sequence: &Sequence) -> Option<Hit> {
+        let usable = sequence.usable();
+        self.longest(usable, &sequence.beginnings()[..usable.len() / BLOCK], None)
+    }
+
+    /// How many usable tokens of a sequence's prompt those in prefill will have in KV.
+    #[must_use]
+    pub fn coming(&self, sequence: &Sequence) -> usize {
+        let in_prefill = |slot: usize| self.get(slot).filter(|sequence| sequence.phase() != Phase::Decode);
+        let usable = sequence.usable();
+        let beginnings = &sequence.beginnings()[..usable.len() / BLOCK];
+        let (_, slots) = self.index.longest(beginnings, |slot, _| in_prefill(slot).is_some());
+        slots.filter_map(in_prefill).map(|other| shared(other.prompt(), usable)).max().unwrap_or(0)
+    }
+
+    /// The other slot that has most of a slot's prompt tokens in KV too, of a block at least.
+    #[must_use]
+    pub fn elsewhere(&self, slot: usize) -> Option<Hit> {
+        let held = self.prompt_tokens(slot);
+        self.longest(held, &self.all[slot].beginnings[..held.len() / BLOCK], Some(slot))
+    }
+
+    fn longest(&self, tokens: &[Token], beginnings: &[u64], except: Option<usize>) -> Option<Hit> {
+        let has = |slot: usize, tokens: usize| Some(slot) != except && self.prompt_tokens(slot).len() >= tokens;
+        let (_, slots) = self.index.longest(beginnings, has);
+        // All of them have whole blocks in common; within the next one they may differ.
+        let hits = slots.take(COMPARED).map(|slot| Hit { slot, length: shared(self.prompt_tokens(slot), tokens) });
+        hits.max_by_key(|hit| (hit.length, std::cmp::Reverse(hit.slot))).filter(|hit| hit.length > 0)
     }
 
     /// The prompt tokens that a slot's KV begins with, of a running sequence or left behind by one.
@@ -164,11 +195,6 @@ impl Slots {
     #[must_use]
     pub fn get(&self, slot: usize) -> Option<&Sequence> {
         self.all[slot].sequence.as_ref()
-    }
-
-    /// The sequences that have prompt tokens left to prefill.
-    pub fn in_prefill(&self) -> impl Iterator<Item = &Sequence> {
-        self.iter().flatten().filter(|sequence| sequence.phase() != Phase::Decode)
     }
 
     /// The running sequences with their slots, for change.
