@@ -18,7 +18,26 @@ ISOLATED = EngineOptions(context=512, parallel=6, cached=5, threads=1, batch=96,
 # Some 30 turns of this load fit 12 sequences of 512 tokens, never 2,048 tokens.
 SHARED = replace(ISOLATED, kv=KvMode.SHARED, kv_tokens=1200, deterministic=None)
 FORM = 'start: NAME (", " NAME){1,3}\nNAME: /[A-Z][a-z]{2,7}/'
-WORDS = ["the", "baker", "waits", "and", "seven", "people", "write", "about", "a", "blue", "door", "while", "nobody", "asks", "who", "has", "a", "key"]
+WORDS = [
+    "the",
+    "baker",
+    "waits",
+    "and",
+    "seven",
+    "people",
+    "write",
+    "about",
+    "a",
+    "blue",
+    "door",
+    "while",
+    "nobody",
+    "asks",
+    "who",
+    "has",
+    "a",
+    "key",
+]
 
 
 def some_turn(rng: random.Random, number: int) -> _core.Turn:
@@ -87,9 +106,9 @@ def test_minutes_of_random_load(tiny_model: Path, options: EngineOptions) -> Non
                 stats = engine.stats()
                 assert (stats["running"], stats["waiting"]) == (0, 0)
                 assert (stats["turns"], stats["failed_turns"]) == (answered, failed)
-                if settled_mib is None and idle > 20:
+                if settled_mib is None and time.monotonic() > end - 0.4 * SECONDS:
                     settled_mib = resident_mib()
         stats = engine.stats()
-    assert idle > 20 and answered > 100 and stats["preemptions"] > 0, (idle, stats)
+    assert idle > 3 and answered > 100 and stats["preemptions"] > 0, (idle, stats)
     assert settled_mib is not None
     assert resident_mib() - settled_mib < 8, f"{settled_mib:.0f} MiB have become {resident_mib():.0f}"

@@ -19,6 +19,8 @@ use matrix_core::vocab::Tokenizer;
 const TURNS: usize = 4096;
 const TOKENS: u32 = 8;
 const PARALLEL: usize = 64;
+const WINDOW: usize = 1024;
+const AT_ONCE: usize = 64;
 
 fn sampling(max_tokens: u32) -> Sampling {
     Sampling {
@@ -34,19 +36,16 @@ fn sampling(max_tokens: u32) -> Sampling {
     }
 }
 
-/// Turns of scenes of eight, with the beginning of a prompt in common.
-fn turns() -> Vec<Turn> {
-    let turn = |i: usize| {
-        let scene = Hash::of(&(i / 8).to_le_bytes());
-        let segments = vec![
-            Segment { text: "<s><|role|>".into(), trusted: true },
-            Segment { text: format!("Scene {}: what happens next? ", i / 8), trusted: false },
-            Segment { text: format!("Turn {i}."), trusted: false },
-        ];
-        let turn = Turn::new(7, scene, format!("step/{i}"), 1, "bench".into(), segments, sampling(TOKENS)).unwrap();
-        Turn { rank: (i / 8) as u64, ..turn }
-    };
-    (0..TURNS).map(turn).collect()
+/// A turn of a scene of eight, which have the beginning of their prompts in common.
+fn turn(i: usize) -> Turn {
+    let scene = Hash::of(&(i / 8).to_le_bytes());
+    let segments = vec![
+        Segment { text: "<s><|role|>".into(), trusted: true },
+        Segment { text: format!("Scene {}: what happens next? ", i / 8), trusted: false },
+        Segment { text: format!("Turn {i}."), trusted: false },
+    ];
+    let turn = Turn::new(7, scene, format!("step/{i}"), 1, "bench".into(), segments, sampling(TOKENS)).unwrap();
+    Turn { rank: (i / 8) as u64, ..turn }
 }
 
 /// Turns through the engine and the log to Arrow batches: identity, tokens, scheduling, sampling, rows.
@@ -60,9 +59,13 @@ fn engine(criterion: &mut Criterion) {
     group.bench_function("turns of 8 tokens, to Arrow", |bencher| {
         bencher.iter(|| {
             let mut log = EventLog::default();
-            engine.submit(turns()).unwrap();
-            let mut done = 0;
+            let (mut asked, mut done) = (0, 0);
             while done < TURNS {
+                // As the pump does: a window of scenes is open, and those that end make room.
+                while asked < TURNS && asked < done + WINDOW {
+                    engine.submit((asked..asked + AT_ONCE).map(turn).collect()).unwrap();
+                    asked += AT_ONCE;
+                }
                 for answer in engine.collect(Duration::from_secs(10)).unwrap() {
                     log.record(&answer.turn, answer.result.unwrap()).unwrap();
                     done += 1;
@@ -96,12 +99,15 @@ fn forms(criterion: &mut Criterion) {
     let list = "start: name (\", \" name){4}\nname: /[A-Z][a-z]{2,8}( [A-Z][a-z]{2,8})?/";
     let mut group = criterion.benchmark_group("form of 5 names");
     group.bench_function("begin", |bencher| bencher.iter(|| grammars.form(list).unwrap()));
-    group.bench_function("mask", |bencher| bencher.iter_batched(|| grammars.form(list).unwrap(), |mut form| form.mask(), BatchSize::SmallInput));
+    group.bench_function("mask", |bencher| {
+        bencher.iter_batched(|| grammars.form(list).unwrap(), |mut form| form.mask(), BatchSize::SmallInput);
+    });
     group.finish();
 }
 
 fn scheduler(criterion: &mut Criterion) {
-    let phase = |slot: u64| if slot % 5 == 0 { Phase::Prefill { remaining: 30 + slot as usize, order: slot } } else { Phase::Decode };
+    let phase =
+        |slot: u64| if slot.is_multiple_of(5) { Phase::Prefill { remaining: 30 + slot as usize, order: slot } } else { Phase::Decode };
     let phases: Vec<Phase> = (0..256).map(phase).collect();
     let mut group = criterion.benchmark_group("schedule of 256 slots");
     group.bench_function("isolated", |bencher| bencher.iter(|| (prefill(&phases, 512), decode(&phases, 512))));
@@ -110,7 +116,8 @@ fn scheduler(criterion: &mut Criterion) {
 }
 
 fn events(criterion: &mut Criterion) {
-    let payload = br#"{"kind":"ActionProposed","v":1,"path":"step/3/act","actor":"Ada Brook","text":"She asks the guard where the keys are kept."}"#;
+    let payload =
+        br#"{"kind":"ActionProposed","v":1,"path":"step/3/act","actor":"Ada Brook","text":"She asks the guard where the keys are kept."}"#;
     let scene = Hash::of(b"scene");
     let mut group = criterion.benchmark_group("log");
     group.throughput(Throughput::Elements(1000));

@@ -71,7 +71,7 @@ pub struct Stats {
 const LOOKAHEAD: usize = 256;
 
 /// From how many turns that can go one is chosen for a slot.
-const CHOICE: usize = 16;
+const CHOICE: usize = 8;
 
 /// Logits to choose from that are worth waking other threads for (measured: about 50 microseconds of work).
 const WORTH_THREADS: usize = 1 << 15;
