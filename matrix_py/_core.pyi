@@ -37,6 +37,7 @@ __all__ = [
     "run_root",
     "scene_id",
     "self_test",
+    "simulate_schedule",
     "sub_batch_callback_address",
     "sub_batches",
     "take_llama_log",
