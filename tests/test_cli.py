@@ -37,8 +37,10 @@ Refusal = Callable[..., str]
 def start(*arguments: object) -> "subprocess.Popen[str]":
     """Run a command in a process of its own, whatever the folder."""
     search = os.pathsep.join([str(Path(matrix_py.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from matrix_py.cli import main; sys.exit(main())"
     return subprocess.Popen(
-        [sys.executable, "-m", "matrix_py.cli", *map(str, arguments)],
+        [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
