@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol, TypeAlias
 
 from matrix_py.errors import ConfigError
@@ -122,7 +122,7 @@ class ShapedWork:
 
     def describe(self) -> dict[str, object]:
         """See `Work`."""
-        return {name: getattr(self.shape, name) for name in self.shape.__slots__}
+        return asdict(self.shape)
 
     def _round(self, scene: int, number: int) -> list[Ask]:
         return [Ask((scene, number, role), prompt, self.shape.tokens) for role, prompt in enumerate(self.prompts[scene][number])]

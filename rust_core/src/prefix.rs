@@ -31,16 +31,12 @@ pub fn beginnings(tokens: &[Token]) -> Vec<u64> {
 /// Which slots hold, or are about to hold, which beginnings.
 #[derive(Default)]
 pub struct Index {
-    holders: HashMap<u64, Vec<u16>>,
+    holders: HashMap<u64, Vec<usize>>,
 }
 
 impl Index {
     /// A slot holds these beginnings, or will.
-    ///
-    /// # Panics
-    /// When there are more slots than llama.cpp allows by far.
     pub fn insert(&mut self, slot: usize, beginnings: &[u64]) {
-        let slot = u16::try_from(slot).expect("slots are few");
         for &beginning in beginnings {
             self.holders.entry(beginning).or_default().push(slot);
         }
@@ -50,7 +46,7 @@ impl Index {
     pub fn remove(&mut self, slot: usize, beginnings: &[u64]) {
         for beginning in beginnings {
             if let Some(holders) = self.holders.get_mut(beginning) {
-                holders.retain(|&holder| usize::from(holder) != slot);
+                holders.retain(|&holder| holder != slot);
                 if holders.is_empty() {
                     self.holders.remove(beginning);
                 }
@@ -65,14 +61,14 @@ impl Index {
         let (mut least, mut most) = (0, beginnings.len());
         while least < most {
             let middle = least + (most - least).div_ceil(2);
-            if of(middle).iter().any(|&slot| has(usize::from(slot), middle * BLOCK)) {
+            if of(middle).iter().any(|&slot| has(slot, middle * BLOCK)) {
                 least = middle;
             } else {
                 most = middle - 1;
             }
         }
         let length = least * BLOCK;
-        (length, of(least).iter().map(|&slot| usize::from(slot)).filter(move |&slot| has(slot, length)))
+        (length, of(least).iter().copied().filter(move |&slot| has(slot, length)))
     }
 }
 

@@ -60,7 +60,7 @@ impl FromPyObject<'_, '_> for Hash {
 }
 
 /// Compute on a thread that then ends. OpenMP keeps a team of threads for each thread that has ever computed, and once there are more of
-/// them than CPUs, its barriers sleep where they spun before: with a team left over from a probe, decoding was 20 to 40 % slower.
+/// them than CPUs, its barriers sleep where they spun before: with a team left over from a probe, decoding was 25 to 40 % slower.
 fn apart<T: Send>(work: impl FnOnce() -> PyResult<T> + Send) -> PyResult<T> {
     let done = std::thread::scope(|scope| scope.spawn(work).join());
     done.unwrap_or_else(|_| Err(PyRuntimeError::new_err("the core panicked: please report it")))

@@ -412,7 +412,7 @@ fn a_small_shared_kv_preempts_the_youngest_and_fails_nobody() {
 
 #[test]
 fn a_shared_kv_keeps_common_beginnings_once() {
-    // Eight prompts of 150 tokens fit into 300 cells, for they have 140 in common.
+    // Eight prompts of 150 tokens fit into 600 cells, for they have 140 in common.
     let options = Options { parallel: 8, prefix_reuse: true, context: CONTEXT, preempt_every: None };
     let engine = open_with(Scripted::new(8, CONTEXT, 512).sharing(600), options);
     let prompt = |i: usize| format!("{} {i}", "A long beginning. ".repeat(8));
