@@ -63,6 +63,10 @@ ChatTemplate = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show text that may be harmful.")]
+Deterministic = Annotated[
+    bool | None, typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]")
+]
+Ctx = Annotated[int | None, typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A log, as `simulate --out` wrote it.")]
 
 
@@ -86,6 +90,9 @@ class SceneFormat(enum.StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+Output = Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")]
 
 
 @app.command()
@@ -130,12 +137,9 @@ def simulate(
     ] = None,
     system: Annotated[str, typer.Option("--system", metavar="TEXT", help="The deployment's system prompt.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the log if it exists.")] = False,
-    ctx: Annotated[int | None, typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")] = None,
+    ctx: Ctx = None,
     parallel: Parallel = None,
-    deterministic: Annotated[
-        bool | None,
-        typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]"),
-    ] = None,
+    deterministic: Deterministic = None,
     cache: Cache = None,
     kv: Kv = KvMode.AUTO,
     kv_tokens: KvTokens = None,
@@ -347,13 +351,13 @@ def check_model(
         typer.Argument(metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf. [default: the package's own demonstration model]"),
     ] = EMBEDDED,
     seconds: Annotated[float, typer.Option("--seconds", help="Time to take for asking the model.")] = 120.0,
-    ctx: Annotated[int | None, typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")] = None,
+    ctx: Ctx = None,
     parallel: Parallel = None,
     threads: Threads = None,
     batch: Batch = 512,
     gpu_layers: GpuLayers = 0,
     chat_template: ChatTemplate = None,
-    output: Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")] = SceneFormat.TEXT,
+    output: Output = SceneFormat.TEXT,
     quiet: Quiet = False,
 ) -> None:
     """Find out in about two minutes what a model can do in a social scene. Later runs on it record the result."""
@@ -428,10 +432,7 @@ def bench_turns(
             help="Its options, such as '-np 8 -no-kvu -fa on'; of several, the best are used. [default: twelve that should be tried]",
         ),
     ] = None,
-    deterministic: Annotated[
-        bool | None,
-        typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]"),
-    ] = None,
+    deterministic: Deterministic = None,
     parallel: Parallel = None,
     cache: Cache = None,
     kv: Kv = KvMode.AUTO,
@@ -440,14 +441,14 @@ def bench_turns(
     batch: Batch = 512,
     gpu_layers: GpuLayers = 0,
     prefix_reuse: PrefixReuse = True,
-    output: Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")] = SceneFormat.TEXT,
+    output: Output = SceneFormat.TEXT,
     quiet: Quiet = False,
 ) -> None:
     """Turns a second: on scenes of random tokens that share prefixes as real ones do, or on those of a run.
 
     Only the shape of the work counts, so any weights will do.
     """
-    from matrix_py.bench.recorded import RecordedWork, longest_turn, recorded_model
+    from matrix_py.bench.recorded import RecordedWork, Recording, longest_turn, recorded_model
     from matrix_py.bench.report import print_comparison
     from matrix_py.bench.turns import bench_turns as bench
     from matrix_py.bench.workload import Shape, ShapedWork, Work
@@ -463,7 +464,7 @@ def bench_turns(
     def prepare(engine: Engine) -> Work:
         if recorded is None:
             return ShapedWork(shape, len(engine.tokenizer))
-        return RecordedWork(recorded, engine.tokenizer, window=2 * engine.parallel)
+        return RecordedWork(Recording(recorded), engine.tokenizer, window=2 * engine.parallel)
 
     options = EngineOptions(
         context=shape.longest if recorded is None else longest_turn(recorded),
@@ -500,11 +501,8 @@ def bench_scenes(
     limit: Annotated[int | None, typer.Option("--limit", help="Scenes at most.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of all random numbers.")] = 0,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of the same scenes; the median counts.")] = 1,
-    ctx: Annotated[int | None, typer.Option("--ctx", help="Tokens that a turn may hold. [default: the model's, at most 4096]")] = None,
-    deterministic: Annotated[
-        bool | None,
-        typer.Option("--deterministic/--no-deterministic", help="Same text in any company. [default: where a self-test passes]"),
-    ] = None,
+    ctx: Ctx = None,
+    deterministic: Deterministic = None,
     parallel: Parallel = None,
     cache: Cache = None,
     kv: Kv = KvMode.AUTO,
@@ -513,7 +511,7 @@ def bench_scenes(
     batch: Batch = 512,
     gpu_layers: GpuLayers = 0,
     prefix_reuse: PrefixReuse = True,
-    output: Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")] = SceneFormat.TEXT,
+    output: Output = SceneFormat.TEXT,
     quiet: Quiet = False,
 ) -> None:
     """Scenes a second, the whole way from instructions to the log, which is thrown away."""
@@ -539,6 +537,8 @@ def bench_scenes(
     )
     options = SimulateOptions(tuple(inputs or ()), Path(), model, scene=scene, seed=seed, limit=limit, engine=engine)
     with RunProgress(quiet=quiet) as progress:
+        if recorded is not None and inputs:
+            raise ConfigError(f"--from {recorded} and inputs were given: the scenes are the run's, so leave out the inputs")
         if recorded is not None:
             found = bench_recorded(recorded, runs=runs, reporter=progress, announce=progress.line)
         else:
@@ -558,7 +558,7 @@ def bench_scheduler(
     cache: Annotated[int, typer.Option("--cache", min=0, max=255, help="KV streams beside theirs, for beginnings of prompts.")] = 192,
     window: Annotated[int | None, typer.Option("--window", min=1, help="Scenes open at a time. [default: twice --parallel]")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the lengths of completions.")] = 0,
-    output: Annotated[SceneFormat, typer.Option("--format", help="text, or json: one document.")] = SceneFormat.TEXT,
+    output: Output = SceneFormat.TEXT,
     quiet: Quiet = False,
 ) -> None:
     """How much of the best possible speed the scheduler reaches, without a model: a step costs what it was measured to cost."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matrix_py import Engine, EngineOptions
-from matrix_py.bench.recorded import RecordedWork, longest_turn, recorded_model
+from matrix_py.bench.recorded import RecordedWork, Recording, longest_turn, recorded_model
 from matrix_py.bench.scheduler import Load, bench_scheduler
 from matrix_py.bench.turns import bench_turns
 from matrix_py.bench.workload import Shape, ShapedWork, distinct_tokens
@@ -162,7 +162,11 @@ def test_a_recorded_runs_turns_are_computed_in_its_own_order(log_file: Path, tin
         )[1]
 
     found = bench_turns(
-        recorded_model(log_file), lambda engine: RecordedWork(log_file, engine.tokenizer, window=8), options, runs=2, server=server
+        recorded_model(log_file),
+        lambda engine: RecordedWork(Recording(log_file), engine.tokenizer, window=8),
+        options,
+        runs=2,
+        server=server,
     )
 
     assert (found.engine.turns, found.engine.generated, found.engine.prompt_tokens) == (turns, generated, prompt_tokens)
@@ -199,6 +203,8 @@ def test_a_recorded_run_is_played_again_without_a_model(log_file: Path, capsys: 
     found = json.loads(capsys.readouterr().out)
     assert root is not None
     assert (found["scenes"], found["turns"], found["roots"], found["outside_share"]) == (6, turns, [root.hex()], 1.0)
+    assert main(["bench", "scenes", "questions.csv", "--from", str(log_file), "-q"]) == 2
+    assert "leave out the inputs" in capsys.readouterr().err
 
 
 def test_the_command_prints_a_line_or_json(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import TypeAlias
 
 from matrix_py import _core
 from matrix_py.bench.workload import Answering, Ask
@@ -14,6 +14,9 @@ from matrix_py.scene import find_scene
 from matrix_py.simulate import recorded_prompts
 from matrix_py.store import Log
 from matrix_py.types import StoredScene
+
+# Scene, path and attempt of a turn.
+Key: TypeAlias = tuple[bytes, str, int]
 
 
 def recorded_model(run: Path) -> str:
@@ -40,34 +43,81 @@ def longest_turn(run: Path) -> int:
     return int(longest)
 
 
-class RecordedWork:
-    """The turns of a finished run: their prompts, what each waits for, and as many tokens as were generated."""
+class Recording:
+    """A finished run: its scenes, and the completions that their turns had."""
 
-    def __init__(self, run: Path, tokenizer: _core.Tokenizer, *, window: int) -> None:
+    def __init__(self, run: Path) -> None:
         """Read the run.
-
-        Args:
-            run: its log.
-            tokenizer: of the model that the work is for.
-            window: scenes open at a time.
 
         Raises:
             StoreError: the log cannot be read.
             ConfigError: the run is not finished.
         """
-        self._run, self._tokenizer, self._window = run, tokenizer, window
+        self.run = run
         with Log.open(run, read_only=True) as log:
-            self._config = log.record.config
+            self.record = log.record
             if log.num_finished() < log.num_scenes():
                 raise ConfigError(f"{run} has {log.num_scenes() - log.num_finished()} scenes that are not finished: matrix resume it first")
-            self._scenes = {scene.scene: scene for scene in log.scenes()}
+            self.scenes = {scene.scene: scene for scene in log.scenes()}
             _, rows = log.query("SELECT scene, path, attempt, generated_tokens FROM completions")
-        self._generated: dict[tuple[bytes, str, int], int] = {(scene, path, attempt): count for scene, path, attempt, count in rows}
+        self._generated: dict[Key, int] = {(scene, path, attempt): count for scene, path, attempt, count in rows}
+
+    def completion(self, turn: _core.Turn) -> _core.Completion:
+        """Return what the log holds as a turn's answer.
+
+        Raises:
+            ConfigError: it holds none.
+        """
+        found = self.scenes[turn.scene].completions.get((turn.path, turn.attempt))
+        if found is None:
+            raise ConfigError(f"the log has no completion of turn {turn.path}: it was made by another version of the scene's code")
+        _, text, outcome, finish = found
+        generated = self._generated[turn.scene, turn.path, turn.attempt]
+        return _core.Completion(turn, text=text, outcome=outcome, finish=finish, generated_tokens=generated)
+
+
+class AtOnce:
+    """Answers turns with their recorded completions. Implements `matrix_py.pump.Answerer`."""
+
+    def __init__(self, recording: Recording) -> None:
+        """Answer from a recording."""
+        self._recording = recording
+        self._done: list[tuple[_core.Turn, _core.Completion]] = []
+
+    def submit(self, turns: list[_core.Turn]) -> None:
+        """See `Answerer`."""
+        self._done += [(turn, self._recording.completion(turn)) for turn in turns]
+
+    def collect(self, timeout_s: float) -> list[tuple[_core.Turn, _core.Completion | Exception]]:
+        """See `Answerer`."""
+        done, self._done = self._done, []
+        return [*done]
+
+    def cancel(self, scene: bytes) -> None:
+        """Nothing takes long enough to be cancelled."""
+
+
+class RecordedWork:
+    """The turns of a recording: their prompts, what each waits for, and as many tokens as were generated."""
+
+    def __init__(self, recording: Recording, tokenizer: _core.Tokenizer, *, window: int) -> None:
+        """Find the turns and tokenise their prompts, once for whoever computes them.
+
+        Args:
+            recording: a finished run.
+            tokenizer: of the model that the work is for.
+            window: scenes open at a time.
+        """
+        self._recording, self._window = recording, window
         # The oldest scene goes first, as in a run.
-        self._ranks = {scene: rank for rank, scene in enumerate(self._scenes)}
-        # Tokenised once: it is the same work for whoever computes them.
-        self._asks: dict[tuple[bytes, str, int], Ask] = {}
-        self.run(_at_once())
+        ranks = {scene: rank for rank, scene in enumerate(recording.scenes)}
+        self._asks: dict[Key, Ask] = {}
+
+        def note(turn: _core.Turn, completion: _core.Completion) -> None:
+            key = (turn.scene, turn.path, turn.attempt)
+            self._asks[key] = Ask(key, tokenizer.encode(turn.segments), completion.generated_tokens, ranks[turn.scene])
+
+        self._play(_Noting(recording, note))
 
     def asks(self) -> list[Ask]:
         """See `Work`."""
@@ -75,83 +125,63 @@ class RecordedWork:
 
     def run(self, answering: Answering) -> None:
         """Let the scenes' code ask for its turns, as in the run."""
-        log = _core.EventLog()
-        answerer = _Recorded(self, answering)
-
-        def fresh() -> Iterator[StoredScene]:
-            for scene in self._scenes.values():
-                yield StoredScene(scene.scene, scene.instruction, scene.response, scene.occurrence)
-
-        pump = Pump(
-            find_scene(self._config.scene),
-            self._config.scene,
-            prompts=recorded_prompts(self._config),
-            limits=self._config.limits,
-            seed=self._config.seed,
-            log=log,
-            answerer=answerer,
-            window=self._window,
-            keep_up=lambda: log.drain() and None,
-        )
-        counts = pump.run(fresh())
-        if counts.open:
-            raise StoreError(f"{self._run} cannot be run again: {counts.errors[0]}")
+        self._play(_Computed(self._recording, self._asks, answering))
 
     def describe(self) -> dict[str, object]:
         """See `Work`."""
-        return {"run": str(self._run), "scenes": len(self._scenes)}
+        return {"run": str(self._recording.run), "scenes": len(self._recording.scenes)}
 
-    def ask(self, turn: _core.Turn) -> Ask:
-        """Return a turn as it is to be computed.
+    def _play(self, answerer: AtOnce) -> None:
+        config, log = self._recording.record.config, _core.EventLog()
 
-        Raises:
-            ConfigError: the log does not hold it.
-        """
-        key = (turn.scene, turn.path, turn.attempt)
-        if key not in self._asks:
-            if key not in self._generated:
-                raise ConfigError(f"the log has no completion of turn {turn.path}: it was made by another version of the scene's code")
-            rank = self._ranks[turn.scene]
-            self._asks[key] = Ask(key, self._tokenizer.encode(turn.segments), self._generated[key], rank)
-        return self._asks[key]
+        def drop() -> None:
+            log.drain()
 
-    def completion(self, turn: _core.Turn) -> _core.Completion:
-        """Return what the log holds as a turn's answer."""
-        _, text, outcome, finish = self._scenes[turn.scene].completions[turn.path, turn.attempt]
-        return _core.Completion(turn, text=text, outcome=outcome, finish=finish)
+        pump = Pump(
+            find_scene(config.scene),
+            config.scene,
+            prompts=recorded_prompts(config),
+            limits=config.limits,
+            seed=config.seed,
+            log=log,
+            answerer=answerer,
+            window=self._window,
+            keep_up=drop,
+        )
+        scenes = self._recording.scenes.values()
+        counts = pump.run(StoredScene(scene.scene, scene.instruction, scene.response, scene.occurrence) for scene in scenes)
+        if counts.open:
+            raise StoreError(f"{self._recording.run} cannot be run again: {counts.errors[0]}")
 
 
-class _Recorded:
-    """Answers turns with the log's completions, each when it has been computed."""
+class _Noting(AtOnce):
+    """Tells of each turn, with its answer."""
 
-    def __init__(self, work: RecordedWork, answering: Answering) -> None:
-        self._work, self._answering = work, answering
-        self._in_flight: dict[object, _core.Turn] = {}
-        self._done: deque[_core.Turn] = deque()  # of them there was nothing to compute
+    def __init__(self, recording: Recording, note: Callable[[_core.Turn, _core.Completion], None]) -> None:
+        super().__init__(recording)
+        self._note = note
 
     def submit(self, turns: list[_core.Turn]) -> None:
-        asks = [(turn, self._work.ask(turn)) for turn in turns]
-        self._done.extend(turn for turn, ask in asks if not ask.tokens)
+        super().submit(turns)
+        for turn, completion in self._done[-len(turns) :]:
+            self._note(turn, completion)
+
+
+class _Computed(AtOnce):
+    """Answers turns when as many tokens as they had have been computed; those that had none, at once."""
+
+    def __init__(self, recording: Recording, asks: dict[Key, Ask], answering: Answering) -> None:
+        super().__init__(recording)
+        self._asks, self._answering = asks, answering
+        self._in_flight: dict[Hashable, _core.Turn] = {}
+
+    def submit(self, turns: list[_core.Turn]) -> None:
+        asks = [(turn, self._asks[turn.scene, turn.path, turn.attempt]) for turn in turns]
+        super().submit([turn for turn, ask in asks if not ask.tokens])
         self._in_flight.update((ask.key, turn) for turn, ask in asks if ask.tokens)
         self._answering.submit([ask for _, ask in asks if ask.tokens])
 
     def collect(self, timeout_s: float) -> list[tuple[_core.Turn, _core.Completion | Exception]]:
-        done = [self._done.popleft() for _ in range(len(self._done))]
-        if not done and self._in_flight and timeout_s:
-            done = [self._in_flight.pop(key) for key in self._answering.collect()]
-        return [(turn, self._work.completion(turn)) for turn in done]
-
-    def cancel(self, scene: bytes) -> None:
-        """Nothing is cancelled: an error ends the benchmark."""
-
-
-def _at_once() -> Answering:
-    """Whoever computes nothing."""
-    asked: list[Ask] = []
-
-    def collect() -> list[object]:
-        keys = [ask.key for ask in asked]
-        asked.clear()
-        return keys
-
-    return Answering(asked.extend, collect)
+        if not self._done and self._in_flight and timeout_s:
+            super().submit([self._in_flight.pop(key) for key in self._answering.collect()])
+        return super().collect(timeout_s)

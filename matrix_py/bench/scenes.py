@@ -10,13 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from matrix_py import _core
+from matrix_py.bench.recorded import AtOnce, Recording
 from matrix_py.demo import INSTRUCTIONS
-from matrix_py.errors import ConfigError, StoreError
+from matrix_py.errors import StoreError
 from matrix_py.scene import find_scene
 from matrix_py.simulate import Reporter, RunSummary, SimulateOptions, recorded_prompts, run, simulate
 from matrix_py.store import Log, SceneLister
-from matrix_py.types import StoredScene
 
 # Scenes open at a time, where nothing has to be waited for.
 _WINDOW = 32
@@ -107,10 +106,8 @@ def bench_recorded(
         StoreError: the log cannot be read.
         ConfigError: the run is not finished.
     """
-    with Log.open(run_path, read_only=True) as log:
-        record, scenes = log.record, list(log.scenes())
-        if log.num_finished() < log.num_scenes():
-            raise ConfigError(f"{run_path} has scenes that are not finished: matrix resume it first")
+    recording = Recording(run_path)
+    record, scenes = recording.record, recording.scenes.values()
     prompts, function = recorded_prompts(record.config), find_scene(record.config.scene)
 
     def list_scenes(lister: SceneLister) -> None:
@@ -122,36 +119,11 @@ def bench_recorded(
         for number in range(runs):
             path = Path(folder) / f"{number}.duckdb"
             with Log.create(path, record, list_scenes, overwrite=False) as log:
-                summary = run(log, prompts, function, _AtOnce(scenes), window=_WINDOW, reporter=reporter)
+                summary = run(log, prompts, function, AtOnce(recording), window=_WINDOW, reporter=reporter)
             timing.turns = summary.counts.turns
             _add(timing, summary)
             announce(f"run {number + 1} of {runs}: {summary.wall_s:.2f} s")
     return timing
-
-
-class _AtOnce:
-    """Answers turns with recorded completions. Implements `matrix_py.pump.Answerer`."""
-
-    def __init__(self, scenes: list[StoredScene]) -> None:
-        self._completions = {scene.scene: scene.completions for scene in scenes}
-        self._asked: list[_core.Turn] = []
-
-    def submit(self, turns: list[_core.Turn]) -> None:
-        self._asked += turns
-
-    def collect(self, timeout_s: float) -> list[tuple[_core.Turn, _core.Completion | Exception]]:
-        asked, self._asked = self._asked, []
-        return [(turn, self._answer(turn)) for turn in asked]
-
-    def cancel(self, scene: bytes) -> None:
-        """Nothing takes long enough to be cancelled."""
-
-    def _answer(self, turn: _core.Turn) -> _core.Completion | Exception:
-        found = self._completions[turn.scene].get((turn.path, turn.attempt))
-        if found is None:
-            return StoreError(f"the log has no completion of turn {turn.path}: it was made by another version of the scene's code")
-        _, text, outcome, finish = found
-        return _core.Completion(turn, text=text, outcome=outcome, finish=finish)
 
 
 def _add(timing: SceneTiming, summary: RunSummary) -> None:
