@@ -16,11 +16,12 @@ use matrix_core::scripted::{ByteVocab, Idle};
 use matrix_core::turn::{Sampling, Segment, Turn};
 use matrix_core::vocab::Tokenizer;
 
-const TURNS: usize = 4096;
+const TURNS: usize = 16_384;
 const TOKENS: u32 = 8;
 const PARALLEL: usize = 64;
 const WINDOW: usize = 1024;
 const AT_ONCE: usize = 64;
+const PENDING: usize = 4096;
 
 fn sampling(max_tokens: u32) -> Sampling {
     Sampling {
@@ -69,6 +70,9 @@ fn engine(criterion: &mut Criterion) {
                 for answer in engine.collect(Duration::from_secs(10)).unwrap() {
                     log.record(&answer.turn, answer.result.unwrap()).unwrap();
                     done += 1;
+                }
+                if log.pending() > PENDING {
+                    black_box(log.drain().into_batches());
                 }
             }
             black_box(log.drain().into_batches())

@@ -39,7 +39,7 @@ pub struct Options {
 /// A turn that is done, well or badly.
 #[derive(Debug)]
 pub struct Answer {
-    pub turn: Turn,
+    pub turn: Arc<Turn>,
     pub result: Result<Completion>,
 }
 
@@ -83,15 +83,20 @@ const MASK: usize = 1 << 14;
 const HEADROOM: usize = 32;
 
 enum Command {
-    Run(Box<Sequence>),
-    Answer(Box<Answer>),
+    Run(Vec<Work>),
     CancelScene(Hash),
+}
+
+enum Work {
+    Sequence(Box<Sequence>),
+    /// There was nothing to compute.
+    Answer(Box<Answer>),
 }
 
 /// Handle of the engine's thread. Methods take `&self` and may be called from any thread.
 pub struct Engine {
     commands: Mutex<Option<Sender<Command>>>,
-    answers: Receiver<Answer>,
+    answers: Receiver<Vec<Answer>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     stats: Arc<Mutex<Stats>>,
     tokenizer: Arc<Tokenizer>,
@@ -156,10 +161,10 @@ impl Engine {
     /// # Errors
     /// [`Error::Closed`]; the first turn whose prompt or form cannot be used ([`Error::PromptTooShort`], [`Error::Form`],
     /// [`Error::Vocabulary`]): then none is queued.
-    pub fn submit(&self, turns: Vec<Turn>) -> Result<()> {
+    pub fn submit(&self, turns: Vec<impl Into<Arc<Turn>>>) -> Result<()> {
         let sender = lock(&self.commands).clone().ok_or(Error::Closed)?;
-        let commands = turns.into_iter().map(|turn| self.prepare(turn)).collect::<Result<Vec<_>>>()?;
-        commands.into_iter().try_for_each(|command| sender.send(command).map_err(|_| Error::Closed))
+        let work = turns.into_iter().map(|turn| self.prepare(turn.into())).collect::<Result<_>>()?;
+        sender.send(Command::Run(work)).map_err(|_| Error::Closed)
     }
 
     /// Queue turns whose prompts are these tokens, whatever their segments say, and which go on to the end of their budget: work of a
@@ -168,12 +173,13 @@ impl Engine {
     /// # Errors
     /// [`Error::Closed`]; [`Error::PromptTooShort`], [`Error::Form`], [`Error::Option`] for a prompt that leaves no room for its budget, or for
     /// a token that is not in the vocabulary: then none is queued.
-    pub fn submit_tokens(&self, work: Vec<(Turn, Vec<Token>)>) -> Result<()> {
+    pub fn submit_tokens<T: Into<Arc<Turn>>>(&self, work: Vec<(T, Vec<Token>)>) -> Result<()> {
         let sender = lock(&self.commands).clone().ok_or(Error::Closed)?;
         let vocab = self.tokenizer.size();
-        let prepare = |(turn, prompt): (Turn, Vec<Token>)| {
+        let prepare = |(turn, prompt): (T, Vec<Token>)| {
+            let turn: Arc<Turn> = turn.into();
             if prompt.len() < 2 {
-                return Err(Error::PromptTooShort { path: turn.path, tokens: prompt.len() });
+                return Err(Error::PromptTooShort { path: turn.path.clone(), tokens: prompt.len() });
             }
             let max_tokens = turn.sampling.max_tokens as usize;
             let length = prompt.len() + max_tokens;
@@ -184,10 +190,10 @@ impl Engine {
                 return Err(Error::Option { name: "token", value: token.to_string(), expected: format!("below {vocab}") });
             }
             let form = turn.sampling.form.as_deref().map(|form| self.form(form)).transpose()?;
-            Ok(Command::Run(Box::new(Sequence::new(turn, prompt, max_tokens, form).without_end())))
+            Ok(Work::Sequence(Box::new(Sequence::new(turn, prompt, max_tokens, form).without_end())))
         };
-        let commands = work.into_iter().map(prepare).collect::<Result<Vec<_>>>()?;
-        commands.into_iter().try_for_each(|command| sender.send(command).map_err(|_| Error::Closed))
+        let work = work.into_iter().map(prepare).collect::<Result<_>>()?;
+        sender.send(Command::Run(work)).map_err(|_| Error::Closed)
     }
 
     /// Answers that are there; when there are none, wait up to `timeout` for the first.
@@ -196,11 +202,11 @@ impl Engine {
     /// [`Error::Closed`] when the engine's thread has ended and nothing is left to collect.
     pub fn collect(&self, timeout: Duration) -> Result<Vec<Answer>> {
         let first = match self.answers.recv_timeout(timeout) {
-            Ok(answer) => answer,
+            Ok(answers) => answers,
             Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
             Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed),
         };
-        Ok(std::iter::once(first).chain(self.answers.try_iter()).collect())
+        Ok(first.into_iter().chain(self.answers.try_iter().flatten()).collect())
     }
 
     /// Cancel every turn of a scene; each is answered with [`Error::Cancelled`] unless it was done already.
@@ -233,10 +239,10 @@ impl Engine {
         }
     }
 
-    fn prepare(&self, turn: Turn) -> Result<Command> {
+    fn prepare(&self, turn: Arc<Turn>) -> Result<Work> {
         let prompt = self.tokenizer.encode(&turn.segments)?;
         if prompt.len() < 2 {
-            return Err(Error::PromptTooShort { path: turn.path, tokens: prompt.len() });
+            return Err(Error::PromptTooShort { path: turn.path.clone(), tokens: prompt.len() });
         }
         if prompt.len() + 1 > self.context {
             let facts = Facts { prompt_tokens: u32::try_from(prompt.len()).unwrap_or(u32::MAX), ..Facts::default() };
@@ -250,11 +256,11 @@ impl Engine {
                 text: String::new(),
                 facts,
             };
-            return Ok(Command::Answer(Box::new(Answer { turn, result: Ok(completion) })));
+            return Ok(Work::Answer(Box::new(Answer { turn, result: Ok(completion) })));
         }
         let form = turn.sampling.form.as_deref().map(|form| self.form(form)).transpose()?;
         let max_tokens = (turn.sampling.max_tokens as usize).min(self.context - prompt.len());
-        Ok(Command::Run(Box::new(Sequence::new(turn, prompt, max_tokens, form))))
+        Ok(Work::Sequence(Box::new(Sequence::new(turn, prompt, max_tokens, form))))
     }
 
     fn form(&self, form: &str) -> Result<crate::grammar::Form> {
@@ -290,7 +296,9 @@ pub(crate) struct Loop {
     admitted: u64,
     /// What makes the KV unfit for use.
     broken: Option<Error>,
-    outbox: Sender<Answer>,
+    /// Answers that have not been sent.
+    done: Vec<Answer>,
+    outbox: Sender<Vec<Answer>>,
     stats: Stats,
     shared_stats: Arc<Mutex<Stats>>,
 }
@@ -300,7 +308,7 @@ impl Loop {
         model: Box<dyn Model>,
         tokenizer: Arc<Tokenizer>,
         options: Options,
-        outbox: Sender<Answer>,
+        outbox: Sender<Vec<Answer>>,
         shared_stats: Arc<Mutex<Stats>>,
     ) -> Self {
         let kv = Kv::new(model);
@@ -315,6 +323,7 @@ impl Loop {
             queued: 0,
             admitted: 0,
             broken: None,
+            done: Vec::new(),
             outbox,
             stats: Stats::default(),
             shared_stats,
@@ -337,8 +346,9 @@ impl Loop {
                 }
             }
             while let Some((_, sequence)) = self.waiting.pop_first() {
-                self.fail(*sequence, Error::Decode { tokens: 0, reason: reason.clone() });
+                self.fail(sequence, Error::Decode { tokens: 0, reason: reason.clone() });
             }
+            self.publish();
         }
     }
 
@@ -351,19 +361,22 @@ impl Loop {
             }
             let command = if idle { inbox.recv().map_err(|_| TryRecvError::Disconnected) } else { inbox.try_recv() };
             match command {
-                Ok(Command::Run(sequence)) => self.queue(sequence),
-                Ok(Command::Answer(answer)) => self.answer(*answer),
+                Ok(Command::Run(work)) => work.into_iter().for_each(|work| match work {
+                    Work::Sequence(sequence) => self.queue(sequence),
+                    Work::Answer(answer) => self.answer(*answer),
+                }),
                 Ok(Command::CancelScene(scene)) => self.cancel(scene),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
+            self.publish();
         }
     }
 
     /// Let a turn wait for a slot.
     pub(crate) fn queue(&mut self, mut sequence: Box<Sequence>) {
         if let Some(error) = self.broken.clone() {
-            return self.fail(*sequence, error);
+            return self.fail(sequence, error);
         }
         sequence.arrival = self.queued;
         self.queued += 1;
@@ -382,7 +395,6 @@ impl Loop {
         } else {
             self.step_isolated();
         }
-        self.publish_stats();
     }
 
     /// Slots with a stream each are decoded in rectangles.
@@ -428,12 +440,12 @@ impl Loop {
         if let Some(mut sequence) = self.slots.youngest().and_then(|slot| self.release(slot)) {
             sequence.preempt();
             self.stats.preemptions += 1;
-            self.waiting.insert((sequence.turn.rank, sequence.arrival), Box::new(sequence));
+            self.waiting.insert((sequence.turn.rank, sequence.arrival), sequence);
         }
     }
 
     /// Take a sequence off its slot. The beginning of its prompt stays in KV.
-    fn release(&mut self, slot: usize) -> Option<Sequence> {
+    fn release(&mut self, slot: usize) -> Option<Box<Sequence>> {
         let sequence = self.slots.vacate(slot)?;
         let kept = if self.options.prefix_reuse { self.slots.prompt_tokens(slot).len() } else { 0 };
         if kept == 0 || !self.kv.truncate(slot, kept) {
@@ -453,10 +465,16 @@ impl Loop {
         self.stats
     }
 
-    fn publish_stats(&mut self) {
+    /// Let others see what is done.
+    fn publish(&mut self) {
         self.stats.running = self.slots.running() as u64;
         self.stats.waiting = self.waiting.len() as u64;
+        // Before the answers, so that whoever has one sees it counted.
         *lock(&self.shared_stats) = self.stats;
+        if !self.done.is_empty() {
+            // Nobody collects any more when the engine is being closed.
+            let _ = self.outbox.send(std::mem::take(&mut self.done));
+        }
     }
 
     /// Give the first turns that wait the lowest free slots, with what is in KV of their prompts. Which of them gets which of these
@@ -482,7 +500,7 @@ impl Loop {
             sequence.admit(self.admitted, cached);
             self.admitted += 1;
             self.stats.cached_tokens += cached as u64;
-            self.slots.occupy(slot, *sequence);
+            self.slots.occupy(slot, sequence);
         }
     }
 
@@ -506,10 +524,9 @@ impl Loop {
         if !self.options.prefix_reuse {
             return self.waiting.first_key_value().map(|(&place, _)| place);
         }
-        let free = free.min(CHOICE);
-        let in_reach = self.waiting.iter().take(free + LOOKAHEAD);
-        let ready = in_reach.filter(|(_, sequence)| !prefix::is_coming(&self.slots, sequence)).take(free);
-        prefix::best(&self.slots, ready.map(|(&place, sequence)| (place, sequence.prompt())), slot)
+        let choice = free.min(CHOICE);
+        let in_reach = self.waiting.iter().take(choice + LOOKAHEAD);
+        prefix::best(&self.slots, in_reach.map(|(&place, sequence)| (place, &**sequence)), choice, slot)
     }
 
     /// With nobody waiting, move the highest sequences into the gaps that finished ones left, so that decoding stays one rectangle.
@@ -576,6 +593,7 @@ impl Loop {
             }
         }
         self.batch = batch;
+        self.publish();
     }
 
     /// Decode a batch and let each sequence that wanted logits choose its token, in parallel. Returns the slots of those.
@@ -636,14 +654,14 @@ impl Loop {
         let cancelled: Vec<Box<Sequence>> = places.iter().filter_map(|place| self.waiting.remove(place)).collect();
         let running: Vec<usize> =
             self.slots.iter().enumerate().filter(|(_, s)| s.is_some_and(|s| s.turn.scene == scene)).map(|(slot, _)| slot).collect();
-        let running: Vec<Sequence> = running.into_iter().filter_map(|slot| self.release(slot)).collect();
-        for sequence in cancelled.into_iter().map(|boxed| *boxed).chain(running) {
+        let running: Vec<Box<Sequence>> = running.into_iter().filter_map(|slot| self.release(slot)).collect();
+        for sequence in cancelled.into_iter().chain(running) {
             let path = numbered_path(&sequence.turn.path, sequence.turn.attempt);
             self.fail(sequence, Error::Cancelled { path });
         }
     }
 
-    fn fail(&mut self, sequence: Sequence, error: Error) {
+    fn fail(&mut self, sequence: Box<Sequence>, error: Error) {
         let (turn, _) = sequence.complete();
         self.answer(Answer { turn, result: Err(error) });
     }
@@ -651,9 +669,6 @@ impl Loop {
     fn answer(&mut self, answer: Answer) {
         self.stats.turns += 1;
         self.stats.failed_turns += u64::from(answer.result.is_err());
-        // Before the answer, so that whoever has it sees it counted.
-        self.publish_stats();
-        // Nobody collects any more when the engine is being closed.
-        let _ = self.outbox.send(answer);
+        self.done.push(answer);
     }
 }

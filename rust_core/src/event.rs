@@ -56,8 +56,9 @@ impl Chain {
 /// `response` is the given response, if the input has one; `occurrence` counts earlier inputs with the same instruction and response.
 #[must_use]
 pub fn scene_id(scene: &str, instruction: &str, response: Option<&str>, occurrence: u64) -> Hash {
-    let hasher = Hasher::new("matrix.scene.1").text(scene).text(instruction).int(u64::from(response.is_some()));
-    hasher.text(response.unwrap_or_default()).int(occurrence).finish()
+    let mut hasher = Hasher::new("matrix.scene.1");
+    hasher.text(scene).text(instruction).int(u64::from(response.is_some())).text(response.unwrap_or_default()).int(occurrence);
+    hasher.finish()
 }
 
 /// The root of a run: a hash over its configuration, then the id and the last hash of each scene, in input order.
@@ -66,17 +67,19 @@ pub struct Root(Hasher);
 impl Root {
     #[must_use]
     pub fn new(config: Hash) -> Self {
-        Self(Hasher::new("matrix.root.1").hash(config))
+        let mut hasher = Hasher::new("matrix.root.1");
+        hasher.hash(config);
+        Self(hasher)
     }
 
     /// Add the next scene.
-    #[must_use]
-    pub fn scene(self, scene: Hash, last: Hash) -> Self {
-        Self(self.0.hash(scene).hash(last))
+    pub fn scene(&mut self, scene: Hash, last: Hash) -> &mut Self {
+        self.0.hash(scene).hash(last);
+        self
     }
 
     #[must_use]
-    pub fn finish(self) -> Hash {
+    pub fn finish(&self) -> Hash {
         self.0.finish()
     }
 }

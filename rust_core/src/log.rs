@@ -148,7 +148,8 @@ impl EventLog {
         if asked != (completion.scene, completion.request, completion.path.as_str(), completion.attempt) {
             return Err(Error::NotTheAnswer { path: turn.path.clone(), other: completion.path });
         }
-        let segments = turn.segments.iter().map(|segment| (self.text(&segment.text), segment.trusted)).collect();
+        let segments =
+            turn.segments.iter().zip(&turn.texts).map(|(segment, &text)| (self.know(text, &segment.text), segment.trusted)).collect();
         let text = self.text(&completion.text);
         self.rows.completions.push((Recorded { completion, kind: turn.kind.clone(), text, segments }, now_us()));
         Ok(())
@@ -156,7 +157,10 @@ impl EventLog {
 
     /// Buffer a text, unless the writer has had it, and return its address.
     pub fn text(&mut self, text: &str) -> Hash {
-        let hash = Hash::of(text.as_bytes());
+        self.know(Hash::of(text.as_bytes()), text)
+    }
+
+    fn know(&mut self, hash: Hash, text: &str) -> Hash {
         if self.known_texts.len() >= KNOWN_TEXTS {
             self.known_texts.clear();
         }

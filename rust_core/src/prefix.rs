@@ -2,6 +2,7 @@
 //! and a prompt's tokens must not be (see [`crate::scheduler`]).
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::sequence::Sequence;
 use crate::slots::{Slots, shared};
@@ -31,7 +32,27 @@ pub fn beginnings(tokens: &[Token]) -> Vec<u64> {
 /// Which slots hold, or are about to hold, which beginnings.
 #[derive(Default)]
 pub struct Index {
-    holders: HashMap<u64, Vec<usize>>,
+    holders: HashMap<u64, Vec<usize>, BuildHasherDefault<AsIs>>,
+}
+
+/// The hash of what is a hash already.
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Index {
@@ -80,11 +101,26 @@ pub struct Hit {
     pub length: usize,
 }
 
-/// Which of the prompts can use most of what `slot` holds, by what stands with it; the first of equals.
-pub fn best<'a, P>(slots: &Slots, prompts: impl Iterator<Item = (P, &'a [Token])>, slot: usize) -> Option<P> {
+/// The waiting sequence, with what stands beside it, that can go and can use most of what `slot` holds, of the first `choice`; the first of
+/// equals. A sequence cannot go while more of its prompt is coming. Whether it is, is only asked of those that would be chosen: it costs most.
+pub fn best<'a, P>(slots: &Slots, waiting: impl Iterator<Item = (P, &'a Sequence)>, choice: usize, slot: usize) -> Option<P> {
     let held = slots.prompt_tokens(slot);
-    let used = prompts.map(|(place, prompt)| (place, shared(held, prompt)));
-    used.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(place, _)| place)
+    let mut best: Option<(P, usize)> = None;
+    let mut seen = 0;
+    for (place, sequence) in waiting {
+        let used = shared(held, sequence.prompt());
+        if best.as_ref().is_none_or(|&(_, most)| used > most) {
+            if is_coming(slots, sequence) {
+                continue;
+            }
+            best = Some((place, used));
+        }
+        seen += 1;
+        if seen == choice {
+            break;
+        }
+    }
+    best.map(|(place, _)| place)
 }
 
 /// Whether a sequence in prefill will soon have more of a prompt in KV than any slot has now, by so much that it is worth a copy.

@@ -123,6 +123,12 @@ impl Sampling {
 #[derive(Clone)]
 struct Turn(Arc<turn::Turn>);
 
+impl From<Turn> for Arc<turn::Turn> {
+    fn from(turn: Turn) -> Self {
+        turn.0
+    }
+}
+
 #[pymethods]
 impl Turn {
     #[new]
@@ -466,12 +472,10 @@ impl PyEngine {
     }
 
     fn submit(&self, py: Python<'_>, turns: Vec<Turn>) -> PyResult<()> {
-        let turns = turns.iter().map(|turn| (*turn.0).clone()).collect();
         Ok(py.detach(|| self.0.submit(turns))?)
     }
 
     fn submit_tokens(&self, py: Python<'_>, work: Vec<(Turn, Vec<Token>)>) -> PyResult<()> {
-        let work = work.into_iter().map(|(turn, prompt)| ((*turn.0).clone(), prompt)).collect();
         Ok(py.detach(|| self.0.submit_tokens(work))?)
     }
 
@@ -487,7 +491,7 @@ impl PyEngine {
                 Ok(completion) => Completion(completion).into_pyobject(py)?.into_any().unbind(),
                 Err(error) => PyErr::from(error).into_value(py).into_any(),
             };
-            Ok((Turn(Arc::new(turn)), result))
+            Ok((Turn(turn), result))
         };
         answers.into_iter().map(answer).collect()
     }
@@ -618,7 +622,7 @@ fn run_root(config: Hash, scenes: &Bound<'_, PyAny>) -> PyResult<Hash> {
     let mut root = event::Root::new(config);
     for pair in scenes.try_iter()? {
         let (scene, last) = pair?.extract()?;
-        root = root.scene(scene, last);
+        root.scene(scene, last);
     }
     Ok(root.finish())
 }

@@ -42,8 +42,10 @@ impl Vocab for ByteVocab {
     }
 
     fn encode(&self, text: &str) -> Result<Vec<Token>> {
-        let space = self.adds_space.then_some(b' ');
-        Ok(space.into_iter().chain(text.bytes()).map(Token::from).collect())
+        let mut tokens = Vec::with_capacity(text.len() + 1);
+        tokens.extend(self.adds_space.then_some(Token::from(b' ')));
+        tokens.extend(text.bytes().map(Token::from));
+        Ok(tokens)
     }
 
     fn bos(&self) -> Option<Token> {
@@ -91,7 +93,10 @@ impl Scripted {
     }
 
     fn logits_after(&self, tokens: &[Token]) -> Vec<f32> {
-        let hasher = tokens.iter().fold(Hasher::new("scripted"), |hasher, &token| hasher.int(u64::from(token.cast_unsigned())));
+        let mut hasher = Hasher::new("scripted");
+        for token in tokens {
+            hasher.int(u64::from(token.cast_unsigned()));
+        }
         let mut block = hasher.finish();
         let mut logits = Vec::with_capacity(self.limits.vocab);
         while logits.len() < self.limits.vocab {

@@ -1,5 +1,6 @@
 //! A turn in flight.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::vocab::{Token, Tokenizer};
 
 /// A turn, its tokens, and how far it is.
 pub struct Sequence {
-    pub turn: Turn,
+    pub turn: Arc<Turn>,
     prompt: Vec<Token>,
     /// Hashes of the prompt's beginnings.
     beginnings: Vec<u64>,
@@ -43,11 +44,11 @@ struct Times {
 impl Sequence {
     /// A turn with its prompt's tokens, before it has a slot. `max_tokens` is the turn's budget within the context.
     #[must_use]
-    pub fn new(turn: Turn, prompt: Vec<Token>, max_tokens: usize, form: Option<Form>) -> Self {
+    pub fn new(turn: impl Into<Arc<Turn>>, prompt: Vec<Token>, max_tokens: usize, form: Option<Form>) -> Self {
         let facts = Facts { prompt_tokens: count(prompt.len()), ..Facts::default() };
         let times = Times { submitted: Instant::now(), admitted: None, first_token: None };
         Self {
-            turn,
+            turn: turn.into(),
             beginnings: beginnings(&prompt),
             prompt,
             in_kv: 0,
@@ -225,7 +226,7 @@ impl Sequence {
 
     /// The completion of a finished sequence.
     #[must_use]
-    pub fn complete(self) -> (Turn, Completion) {
+    pub fn complete(self) -> (Arc<Turn>, Completion) {
         let finish = self.finish.unwrap_or(Finish::None);
         // A form that a stop text or the budget cut is not complete, even where the grammar could have ended there.
         let outcome = if self.form.is_some() && finish != Finish::Form { Outcome::FormFailed } else { Outcome::Text };

@@ -250,7 +250,7 @@ pub fn run(load: &Load, cost: Cost, policy: Policy, mut go_on: impl FnMut(usize)
             }
         }
         engine.step();
-        for answer in answers.try_iter() {
+        for answer in answers.try_iter().flatten() {
             answer.result?;
             in_flight -= 1;
             // `sequence` wrote both.

@@ -71,13 +71,16 @@ impl Sampling {
 
     fn hash(&self) -> Hash {
         let floats = [self.temperature, self.top_p, self.min_p, self.repetition_penalty];
-        let mut hasher = Hasher::new("matrix.sampling.1").int(u64::from(self.max_tokens)).int(u64::from(self.top_k));
+        let mut hasher = Hasher::new("matrix.sampling.1");
+        hasher.int(u64::from(self.max_tokens)).int(u64::from(self.top_k));
         for value in floats {
             // + 0.0 makes -0 equal to 0, as it is for sampling.
-            hasher = hasher.int(u64::from((value + 0.0).to_bits()));
+            hasher.int(u64::from((value + 0.0).to_bits()));
         }
-        hasher = hasher.int(self.stop.len() as u64);
-        hasher = self.stop.iter().fold(hasher, |hasher, stop| hasher.text(stop));
+        hasher.int(self.stop.len() as u64);
+        for stop in &self.stop {
+            hasher.text(stop);
+        }
         hasher.int(u64::from(self.form.is_some())).text(self.form.as_deref().unwrap_or_default()).finish()
     }
 }
@@ -93,6 +96,8 @@ pub struct Turn {
     /// What the turn is for, for example `react`; settings are chosen by it. The engine does not read it.
     pub kind: String,
     pub segments: Vec<Segment>,
+    /// The addresses of the segments' texts, in their order.
+    pub texts: Vec<Hash>,
     pub sampling: Sampling,
     /// The source of the turn's random numbers: a function of run seed, scene and path (with attempt), and of nothing else.
     pub key: Hash,
@@ -122,12 +127,14 @@ impl Turn {
             return Err(Error::Setting { name: "attempt", value: "0".into(), expected: "at least 1" });
         }
         let key = random_key(seed, scene, &numbered_path(&path, attempt));
-        let mut hasher = Hasher::new("matrix.request.1").int(segments.len() as u64);
-        for segment in &segments {
-            hasher = hasher.int(u64::from(segment.trusted)).hash(Hash::of(segment.text.as_bytes()));
+        let texts: Vec<Hash> = segments.iter().map(|segment| Hash::of(segment.text.as_bytes())).collect();
+        let mut hasher = Hasher::new("matrix.request.1");
+        hasher.int(segments.len() as u64);
+        for (segment, &text) in segments.iter().zip(&texts) {
+            hasher.int(u64::from(segment.trusted)).hash(text);
         }
         let request = hasher.hash(sampling.hash()).hash(key).finish();
-        Ok(Self { scene, path, attempt, kind, segments, sampling, key, request, rank: 0 })
+        Ok(Self { scene, path, attempt, kind, segments, texts, sampling, key, request, rank: 0 })
     }
 }
 

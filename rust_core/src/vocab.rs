@@ -228,11 +228,11 @@ impl Tokenizer {
     /// Encode as the vocabulary does, but for the characters that get lost so.
     fn encode_piece(&self, text: &str, tokens: &mut Vec<Token>) -> Result<()> {
         let found = self.encode_whole(text)?;
-        let spelt = self.spelling(&found);
-        if spelt == text.as_bytes() {
+        if self.spells(&found, text) {
             tokens.extend(found);
             return Ok(());
         }
+        let spelt = self.spelling(&found);
         let same = spelt.iter().zip(text.as_bytes()).take_while(|(is, should)| is == should).count();
         let Some((_, lost)) = text.char_indices().take_while(|&(at, _)| at <= same).last() else { return Ok(()) };
         // At all its places at once, so that a text full of them takes no quadratic time. The parts have a character less to lose.
@@ -250,7 +250,7 @@ impl Tokenizer {
     fn encode_char(&self, char: char, tokens: &mut Vec<Token>) -> Result<()> {
         let text = char.to_string();
         let alone = self.encode_whole(&text)?;
-        if self.spelling(&alone) == text.as_bytes() {
+        if self.spells(&alone, &text) {
             tokens.extend(alone);
             return Ok(());
         }
@@ -278,6 +278,18 @@ impl Tokenizer {
             }
         }
         Ok(Vec::new())
+    }
+
+    /// Whether tokens of plain text stand for exactly that text.
+    fn spells(&self, tokens: &[Token], text: &str) -> bool {
+        let mut left = text.as_bytes();
+        for &token in tokens {
+            match left.strip_prefix(self.bytes(token)) {
+                Some(rest) if !self.is_special(token) => left = rest,
+                _ => return false,
+            }
+        }
+        left.is_empty()
     }
 
     /// What tokens of plain text stand for. A special token among them is none of it, whatever its name: 0xFF is in no text.

@@ -61,7 +61,7 @@ fn collect(engine: &Engine, count: usize) -> Vec<Answer> {
 
 fn texts(answers: Vec<Answer>) -> BTreeMap<String, (String, Finish, Outcome)> {
     let text = |completion: Completion| (completion.text, completion.finish, completion.outcome);
-    answers.into_iter().map(|answer| (answer.turn.path, text(answer.result.unwrap()))).collect()
+    answers.into_iter().map(|answer| (answer.turn.path.clone(), text(answer.result.unwrap()))).collect()
 }
 
 fn run(engine: &Engine, turns: Vec<Turn>) -> Vec<Answer> {
@@ -162,7 +162,7 @@ fn turns_that_share_nothing_do_not_wait_for_those_that_do() {
     let long = |i: usize| format!("{} {i}", "A long beginning. ".repeat(9));
     let mut turns: Vec<Turn> = (0..3).map(|i| turn("s", &format!("long{i}"), &long(i), sampling(1))).collect();
     turns.push(turn("s", "short", "Who?", sampling(1)));
-    let order: Vec<String> = run(&engine, turns).into_iter().map(|answer| answer.turn.path).collect();
+    let order: Vec<String> = run(&engine, turns).into_iter().map(|answer| answer.turn.path.clone()).collect();
     assert_eq!(order[1], "short", "{order:?}");
 }
 
@@ -236,7 +236,7 @@ fn verdict(temperature: f32, repetition_penalty: f32) -> Sampling {
     Sampling { temperature, repetition_penalty, stop: vec![], form: Some(VERDICT.into()), choices, ..sampling(60) }
 }
 
-fn completions(answers: Vec<Answer>) -> Vec<(Turn, Completion)> {
+fn completions(answers: Vec<Answer>) -> Vec<(Arc<Turn>, Completion)> {
     answers.into_iter().map(|answer| (answer.turn, answer.result.unwrap())).collect()
 }
 
@@ -281,7 +281,7 @@ fn choices_change_nothing_of_what_is_said() {
     };
     let answers = |choices: &[&str]| {
         let answers = completions(run(&open(3, 64, true), turns(choices)));
-        answers.into_iter().map(|(turn, completion)| (turn.path, completion)).collect::<BTreeMap<_, _>>()
+        answers.into_iter().map(|(turn, completion)| (turn.path.clone(), completion)).collect::<BTreeMap<_, _>>()
     };
     let (none, forth, back, other) = (answers(&[]), answers(&["yes", "no"]), answers(&["no", "yes"]), answers(&["yes", "maybe"]));
     for (path, plain) in &none {
@@ -378,7 +378,7 @@ fn of_the_turns_that_wait_those_of_the_lowest_rank_go_first() {
     let turns = [3, 1, 2, 1, 0].into_iter().enumerate();
     let ranked = turns.map(|(place, rank)| Turn { rank, ..turn("scene", &format!("{place} of {rank}"), "Who is there?", sampling(3)) });
     engine.submit(ranked.collect()).unwrap();
-    let order: Vec<String> = collect(&engine, 5).into_iter().map(|answer| answer.turn.path).collect();
+    let order: Vec<String> = collect(&engine, 5).into_iter().map(|answer| answer.turn.path.clone()).collect();
     // The first may begin before the others are there.
     let rest: Vec<&str> = order.iter().map(String::as_str).filter(|path| *path != "0 of 3").collect();
     assert_eq!(rest, ["4 of 0", "1 of 1", "3 of 1", "2 of 2"]);
@@ -401,7 +401,7 @@ fn a_small_shared_kv_preempts_the_youngest_and_fails_nobody() {
     let stats = engine.stats();
     assert!(stats.preemptions > 0 && stats.failed_turns == 0, "{stats:?}");
     let alone: BTreeMap<String, String> =
-        answers(&open(1, 512, false)).into_iter().map(|(turn, completion)| (turn.path, completion.text)).collect();
+        answers(&open(1, 512, false)).into_iter().map(|(turn, completion)| (turn.path.clone(), completion.text)).collect();
     for (turn, completion) in &shared {
         assert_eq!(completion.text, alone[&turn.path]);
         assert_eq!(completion.facts.generated_tokens, 150);
