@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from jinja2 import nodes
@@ -40,8 +40,7 @@ _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _PLACEHOLDER = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A piece of a prompt, tokenised by itself.
 
     Attributes:
@@ -96,7 +95,7 @@ class ChatTemplate:
         self.name = name
         self.is_plain = False
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._layouts: dict[tuple[str, ...], tuple[str | int, ...]] = {}
+        self._layouts: dict[tuple[str, ...], tuple[Segment | int, ...]] = {}
         size = len(source.encode("utf-8", errors="replace"))
         if size > MAX_SOURCE_BYTES:
             raise self._error(f"is {size} bytes long", f"use one of at most {MAX_SOURCE_BYTES} bytes")
@@ -145,10 +144,10 @@ class ChatTemplate:
         if any(message.role == "system" for message in messages) and self.folds_system:
             messages = self._fold(messages)
         pieces: list[Segment] = []
-        for item in self._layout(tuple(message.role for message in messages)):
-            pieces.extend([Segment(item, trusted=True)] if isinstance(item, str) else messages[item].parts)
+        for item in self._layout(tuple([message.role for message in messages])):
+            pieces += messages[item].parts if isinstance(item, int) else (item,)
         pieces += [Segment(prefill, trusted=True)] if isinstance(prefill, str) else prefill
-        return tuple(_merge(pieces))
+        return _merge(pieces)
 
     def _fold(self, messages: Sequence[Message]) -> list[Message]:
         head = [part for message in messages if message.role == "system" for part in (*message.parts, _BLANK_LINE)]
@@ -166,7 +165,7 @@ class ChatTemplate:
             return False
         return True
 
-    def _layout(self, roles: tuple[str, ...]) -> tuple[str | int, ...]:
+    def _layout(self, roles: tuple[str, ...]) -> tuple[Segment | int, ...]:
         """Return the template's own texts and, between them, the places of the messages by their index."""
         if roles not in self._layouts:
             self._layouts[roles] = self._split(roles, self._render_text(roles))
@@ -187,7 +186,7 @@ class ChatTemplate:
         except Exception as error:  # a template can raise anything that Python can
             raise self._error(f"cannot render {', '.join(roles)}: {_describe(error)}") from error
 
-    def _split(self, roles: tuple[str, ...], text: str) -> tuple[str | int, ...]:
+    def _split(self, roles: tuple[str, ...], text: str) -> tuple[Segment | int, ...]:
         pieces = _PLACEHOLDER.split(text)
         own, found = pieces[::2], pieces[1::2]
         for at, role in enumerate(roles):
@@ -199,9 +198,9 @@ class ChatTemplate:
             raise self._error(f"reorders the messages {', '.join(roles)}")
         if any(mark in text for text in own for mark in (_OPEN, _CLOSE)):
             raise self._error(f"cuts into the content of {', '.join(roles)}")
-        layout: list[str | int] = [own[0]]
+        layout: list[Segment | int] = [Segment(own[0], trusted=True)]
         for at, following in enumerate(own[1:]):
-            layout += [at, following]
+            layout += [at, Segment(following, trusted=True)]
         return tuple(layout)
 
     def _error(self, what: str, remedy: str = "choose another chat template") -> TemplateError:
@@ -251,19 +250,22 @@ def _read_file(path: str) -> str:
         raise TemplateError(msg) from None
 
 
-def _merge(pieces: Iterable[Segment]) -> Iterator[Segment]:
+def _merge(pieces: Iterable[Segment]) -> tuple[Segment, ...]:
     """Drop empty segments and join trusted neighbours."""
+    merged: list[Segment] = []
     pending = ""
     for piece in pieces:
-        if piece.trusted:
-            pending += piece.text
-        elif piece.text:
+        text, trusted = piece
+        if trusted:
+            pending += text
+        elif text:
             if pending:
-                yield Segment(pending, trusted=True)
-            pending = ""
-            yield piece
+                merged.append(Segment(pending, trusted=True))
+                pending = ""
+            merged.append(piece)
     if pending:
-        yield Segment(pending, trusted=True)
+        merged.append(Segment(pending, trusted=True))
+    return tuple(merged)
 
 
 def _describe(error: Exception) -> str:

@@ -136,8 +136,8 @@ class Prompts:
         """Return the hash of all that a turn of that kind is rendered with, except the scene's values."""
         return self._template_hashes[kind]
 
-    def render(self, kind: str, values: Mapping[str, Value], *, retry: bool = False) -> list[tuple[str, bool]]:
-        """Return the segments (text, trusted) of a turn of that kind; with `retry`, under the prefill for later attempts.
+    def render(self, kind: str, values: Mapping[str, Value], *, retry: bool = False) -> list[Segment]:
+        """Return the segments of a turn of that kind; with `retry`, under the prefill for later attempts.
 
         Raises:
             ConfigError: the prompt names a value that the scene does not give.
@@ -152,10 +152,9 @@ class Prompts:
             )
         system = self._system_of(kind)
         messages = [Message("system", (Segment(system, trusted=True),))] if system else []
-        messages += [Message(role, tuple(_filled(parts, values))) for role, parts in prompt.messages]
+        messages += [Message(role, _filled(parts, values)) for role, parts in prompt.messages]
         prefill = prompt.retry if retry and prompt.retry is not None else prompt.prefill
-        segments = self.template.render(messages, prefill=tuple(_filled(prefill, values)))
-        return [(segment.text, segment.trusted) for segment in segments]
+        return list(self.template.render(messages, prefill=_filled(prefill, values)))
 
     def _known(self, kind: str) -> None:
         if kind not in self.settings:
@@ -310,14 +309,16 @@ def _fields(name: str, body: str) -> _Parts:
     return tuple(part for part in parts if isinstance(part, str) or part.text)
 
 
-def _filled(parts: _Parts, values: Mapping[str, Value]) -> Iterator[Segment]:
+def _filled(parts: _Parts, values: Mapping[str, Value]) -> tuple[Segment, ...]:
+    filled: list[Segment] = []
     for part in parts:
         if isinstance(part, Segment):
-            yield part
+            filled.append(part)
             continue
         value = values[part]
         for place, line in enumerate([value] if isinstance(value, str) else value):
             if place:
-                yield _NEW_LINE
+                filled.append(_NEW_LINE)
             if line:
-                yield Segment(line, trusted=False)
+                filled.append(Segment(line, trusted=False))
+    return tuple(filled)

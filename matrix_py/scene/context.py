@@ -146,22 +146,25 @@ class Scene:
         # The latest reply that is usable in spite of its flaw, and the event that says that it was kept.
         flawed: tuple[Reply, ReplyFlawed] | None = None
         for attempt in range(1, attempts + 1):
+            segments = self.prompts.render(kind, values, retry=attempt > 1)
             turn = _core.Turn(
                 seed=self._seed,
                 scene=self.scene_id,
                 path=path,
                 attempt=attempt,
                 kind=kind,
-                segments=self.prompts.render(kind, values, retry=attempt > 1),
+                segments=segments,
                 sampling=sampling,
                 rank=self._rank,
             )
             completion = await _Ask(turn)
-            self.emit(self._completed(turn, completion, values))
+            self.emit(self._completed(turn, completion, values, form))
             if completion.outcome == "too_long":
                 raise TurnTooLong(f"the prompt of turn {path} leaves no room in the context")
             numbered = path if attempt == 1 else f"{path}#{attempt}"
-            text, flaw = self._examine(turn, completion, speakers, in_world=settings.system == "writer")
+            # A model may answer in the language of the instruction, or in that of the prompt.
+            like = self.instruction, "".join([text for text, trusted in segments if trusted])
+            text, flaw = self._examine(turn, completion, form, speakers, like=like, in_world=settings.system == "writer")
             reply = Reply(Quote(text, [numbered]), fell_back=False, finish=completion.finish)
             if flaw is None and completion.outcome == "text":
                 return reply
@@ -183,27 +186,30 @@ class Scene:
         return Reply(Quote(fallback, [numbered]), fell_back=True, finish=completion.finish)
 
     def _examine(
-        self, turn: _core.Turn, completion: _core.Completion, speakers: Sequence[str], *, in_world: bool
+        self,
+        turn: _core.Turn,
+        completion: _core.Completion,
+        form: str | None,
+        speakers: Sequence[str],
+        *,
+        like: tuple[str, ...],
+        in_world: bool,
     ) -> tuple[str, str | None]:
-        """Return the text that a completion comes to, and its flaw."""
+        """Return the text that a completion comes to, and its flaw. `like` is as for `find_flaw`."""
         text = completion.text.strip()
         if completion.outcome != "text":
             return text, None
-        if turn.sampling.form is not None:
+        if form is not None:
             # A form leaves no room for thoughts or other speakers; what is said in its places is examined place by place. One that has
             # none, a choice among given names, says nothing of the model's own.
-            examined = in_world and _PLACE.search(turn.sampling.form)
-            return text, find_flaw_in_form(text, like=self._like(turn)) if examined else None
+            examined = in_world and _PLACE.search(form)
+            return text, find_flaw_in_form(text, like=like) if examined else None
         text, cuts = clean(text, speakers)
         for cut in cuts:
             self.emit(ReplyFlawed(path=turn.path, attempt=turn.attempt, flaw=cut, policy="cut"))
-        return text, find_flaw(text, like=self._like(turn), in_world=in_world, cuts=cuts)
+        return text, find_flaw(text, like=like, in_world=in_world, cuts=cuts)
 
-    def _like(self, turn: _core.Turn) -> tuple[str, ...]:
-        """What a reply may be like: a model may answer in the language of the instruction, or in that of the prompt."""
-        return self.instruction, "".join(text for text, trusted in turn.segments if trusted)
-
-    def _completed(self, turn: _core.Turn, completion: _core.Completion, values: Mapping[str, Value]) -> TurnCompleted:
+    def _completed(self, turn: _core.Turn, completion: _core.Completion, values: Mapping[str, Value], form: str | None) -> TurnCompleted:
         used = {name: [value] if isinstance(value, str) else list(value) for name, value in sorted(values.items())}
         used = {name: lines for name, lines in used.items() if name in self.prompts.fields(turn.kind)}
         return TurnCompleted(
@@ -212,7 +218,7 @@ class Scene:
             turn=turn.kind,
             request=turn.request.hex(),
             template=self.prompts.template_hash(turn.kind).hex(),
-            inputs=_core.blake3(msgspec.json.encode([used, turn.sampling.form or ""], enc_hook=str)).hex(),
+            inputs=_core.blake3(msgspec.json.encode([used, form or ""], enc_hook=str)).hex(),
             reads=turns_of(*(line for lines in used.values() for line in lines)),
             outcome=completion.outcome,
             finish=completion.finish,

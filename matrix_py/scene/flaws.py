@@ -30,6 +30,7 @@ _MARK = re.compile(r"^\w+[.:] ")
 _TAG = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)*]{0,2}(?=\s)|[。！？][”’」』]{0,2}")
 _TURN_START = r"(\A|\n|[.!?…][\"'”’»)*]?(?=\s)|[。！？][”’」』]?)\s{0,8}"
+_SPACES = re.compile(r"[^\S\n]+")
 _WORD_END = re.compile(r"\S(?=\s)")
 
 
@@ -81,7 +82,7 @@ def find_flaw(text: str, *, like: tuple[str, ...], in_world: bool, cuts: Sequenc
     if not any(map(str.isalnum, text)):
         return "thinking" if "thinking" in cuts else "empty"
     if in_world:
-        said = re.sub(r"[^\S\n]+", " ", _QUOTED.sub('"', text.translate(_APOSTROPHES).lower())).strip()
+        said = _SPACES.sub(" ", _QUOTED.sub('"', text.translate(_APOSTROPHES).lower())).strip()
         starts = [start.end() for start in _SENTENCE_START.finditer(said)]
         if _ONLY_OPENER.fullmatch(said) or any(_REFUSAL.match(said, start) for start in starts if start < _HEAD):
             return "refusal"
@@ -184,6 +185,8 @@ _SCRIPT_STARTS = [start for start, _ in _SCRIPTS]
 
 def _in_other_script(text: str, like: str) -> bool:
     """Whether most letters are of one script that `like` hardly uses. A request for a translation, say, uses two."""
+    if text.isascii() and like.isascii():
+        return False  # they have but one script, and most texts are so
     written, wanted = _letters(text), _letters(like)
     if min(written.total(), wanted.total()) < _MIN_LETTERS:
         return False
