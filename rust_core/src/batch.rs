@@ -23,12 +23,6 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A batch without rows.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Remove all rows, for another use of the memory.
     pub fn clear(&mut self) {
         self.rows.clear();
@@ -76,7 +70,7 @@ mod tests {
     #[test]
     fn a_rectangle_has_adjacent_slots_and_equal_widths() {
         let batch = |rows: &[(usize, usize)]| {
-            let mut batch = Batch::new();
+            let mut batch = Batch::default();
             for &(slot, width) in rows {
                 batch.push_row(slot, &vec![7; width], 0, true);
             }

@@ -13,12 +13,13 @@
 //! | [`sampler`], [`grammar`], `distinct` | the next token from logits; forms, through llguidance; lines that may not stand twice |
 //! | [`kv`], [`cells`] | a model's KV; which parts of it the slots hold, where they share it |
 //! | [`sequence`], [`slots`], [`prefix`], [`scheduler`] | a turn in flight; who is on which slot; reuse of prompt tokens; what to decode next |
-//! | [`engine`] | the batching loop, on a thread of its own |
+//! | [`engine`], `batching` | turns in, answers out; the loop between, on a thread of its own |
 //! | [`simulation`] | whole runs over a model that only counts: how well the loop fills a machine |
 //! | [`selftest`] | whether this model gives the same bits in any company |
 //! | `py` | everything that Python sees (feature `python`) |
 
 pub mod batch;
+mod batching;
 pub mod cells;
 mod distinct;
 pub mod engine;

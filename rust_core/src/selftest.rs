@@ -187,7 +187,7 @@ impl Trial<'_> {
             if left - take == 1 {
                 take -= 1;
             }
-            let mut batch = Batch::new();
+            let mut batch = Batch::default();
             batch.push_row(slot, &self.texts[text][at..at + take], at, false);
             self.model.decode(&batch)?;
             at += take;
@@ -197,7 +197,7 @@ impl Trial<'_> {
 
     /// Decode a rectangle in which `slot` holds the compared text, and return the bits of its logits.
     fn rectangle(&mut self, slot: usize, first: usize, positions: &[usize], width: usize) -> Result<Vec<u32>> {
-        let mut batch = Batch::new();
+        let mut batch = Batch::default();
         for (row, &position) in (first..).zip(positions) {
             // Any other text will do for the company, as long as a slot keeps its own.
             let text = usize::from(row != slot);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::unbounded;
 
-use crate::engine::{Loop, Options, Stats};
+use crate::batching::Loop;
+use crate::engine::{Options, Stats};
 use crate::error::{Error, Result};
 use crate::hash::{Hash, Hasher};
 use crate::sampler::uniform;

@@ -244,7 +244,7 @@ fn completions(answers: Vec<Answer>) -> Vec<(Arc<Turn>, Completion)> {
 fn odds_after(turn: &Turn, text: &str) -> f32 {
     let mut tokens = Tokenizer::new(Box::new(ByteVocab::default())).unwrap().encode(&turn.segments).unwrap();
     tokens.extend(text.bytes().map(i32::from));
-    let mut batch = Batch::new();
+    let mut batch = Batch::default();
     batch.push_row(0, &tokens, 0, true);
     let mut model = Scripted::new(1, CONTEXT, CONTEXT);
     model.decode(&batch).unwrap();

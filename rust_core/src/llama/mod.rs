@@ -111,7 +111,7 @@ impl LlamaModel {
 
     /// A layout that differs from ours shows here at the latest: as an error code, or as logits that are no numbers.
     fn probe(&mut self, tokens: [Token; 2]) -> Result<()> {
-        let mut batch = Batch::new();
+        let mut batch = Batch::default();
         batch.push_row(0, &tokens, 0, true);
         self.decode(&batch)?;
         let finite = self.logits()?.iter().all(|row| row.iter().any(|logit| logit.is_finite()));
