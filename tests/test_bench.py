@@ -182,8 +182,12 @@ def test_a_run_that_is_not_finished_is_no_benchmark(log_file: Path, capsys: pyte
         log._connection.execute("DELETE FROM events WHERE kind = 'SceneFinished'")
     assert main(["bench", "turns", "--from", str(log_file), "-q"]) == 2
     assert "6 scenes that are not finished: matrix resume it first" in capsys.readouterr().err
-    assert main(["bench", "turns", "-q"]) == 2
-    assert "there is no model: give --model GGUF, or --from RUN" in capsys.readouterr().err
+
+
+def test_the_packages_own_model_is_there_for_a_first_try(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "turns", "--scenes", "1", "--rounds", "1", "--roles", "2", "--tokens", "3", "--format", "json", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["engine"]["turns"], found["engine"]["generated"]) == (2, 6)
 
 
 def test_whole_scenes_are_timed_and_say_the_same_each_time(tiny_model: Path, input_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

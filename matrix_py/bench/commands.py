@@ -35,7 +35,11 @@ app = typer.Typer(no_args_is_help=True, help="Measure the engine: on work of a g
 def bench_turns(
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="GGUF", help="A GGUF file, or hf:owner/repo/file.gguf. [default: with --from, the run's]"),
+        typer.Option(
+            "--model",
+            metavar="GGUF",
+            help="A GGUF file, or hf:owner/repo/file.gguf. [default: with --from, the run's, else the package's own]",
+        ),
     ] = None,
     recorded: Annotated[
         Path | None,
@@ -82,9 +86,7 @@ def bench_turns(
 
     shape = Shape(scenes=scenes, rounds=rounds, roles=roles, tokens=tokens, preamble=preamble)
     if model is None:
-        if recorded is None:
-            raise ConfigError("there is no model: give --model GGUF, or --from RUN for the model of a run")
-        model = recorded_model(recorded)
+        model = EMBEDDED if recorded is None else recorded_model(recorded)
 
     def prepare(engine: Engine) -> Work:
         if recorded is None:
