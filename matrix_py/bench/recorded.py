@@ -162,8 +162,9 @@ class _Noting(AtOnce):
         self._note = note
 
     def submit(self, turns: list[_core.Turn]) -> None:
+        before = len(self._done)
         super().submit(turns)
-        for turn, completion in self._done[-len(turns) :]:
+        for turn, completion in self._done[before:]:
             self._note(turn, completion)
 
 

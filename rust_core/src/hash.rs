@@ -117,6 +117,19 @@ mod tests {
     }
 
     #[test]
+    fn a_field_is_its_length_and_its_bytes_however_long() {
+        // Short fields are put together with their length first.
+        let field: Vec<u8> = (0..=130).collect();
+        for length in 0..=field.len() {
+            let mut bytes = 4u64.to_le_bytes().to_vec();
+            bytes.extend(b"test");
+            bytes.extend((length as u64).to_le_bytes());
+            bytes.extend(&field[..length]);
+            assert_eq!(Hasher::new("test").bytes(&field[..length]).finish(), Hash::of(&bytes), "{length} bytes");
+        }
+    }
+
+    #[test]
     fn hex_round_trips() {
         let hash = Hash::of(b"matrix");
         assert_eq!(hash.to_string().parse(), Ok(hash));

@@ -40,6 +40,7 @@ pub struct Index {
 struct AsIs(u64);
 
 impl Hasher for AsIs {
+    /// The trait asks for it; the index's keys come through `write_u64`.
     fn write(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(byte);
