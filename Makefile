@@ -59,6 +59,9 @@ embedded-model: .venv/.core .venv/.train ## train the embedded model anew (an ho
 	$(PY) -m matrix_py.embedded.evaluate build/embedded/model.gguf
 	cp build/embedded/model.gguf matrix_py/embedded/model.gguf
 
+record: .venv/.core ## record the golden runs again, on purpose: replays/README.md says when
+	$(PY) replays/make.py
+
 vocab: .venv/.vocab ## fetch the vocabularies that some tests read
 
 check: # what a build needs and cannot fetch
@@ -86,4 +89,4 @@ distclean: clean ## remove .venv too
 	rm -rf .venv
 
 FORCE:
-.PHONY: help demo test lint lint-rust lint-python test-rust test-python format build embedded-model vocab check clean distclean FORCE
+.PHONY: help demo test lint lint-rust lint-python test-rust test-python format build embedded-model record vocab check clean distclean FORCE

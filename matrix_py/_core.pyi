@@ -628,6 +628,24 @@ def scene_id(scene: str, instruction: str, response: str | None, occurrence: int
         occurrence: number of earlier inputs with the same instruction and response.
     """
 
+def request_hash(
+    *, seed: int, scene: bytes, path: str, attempt: int, segments: Sequence[bytes], trusted: Sequence[bool], sampling: bytes
+) -> bytes:
+    """Return the identity of a request, 32 bytes, from what a log holds of it: see `Turn.request`.
+
+    Args:
+        seed: the run's seed.
+        scene: the scene's id, 32 bytes.
+        path: name of the turn.
+        attempt: its attempt, from 1.
+        segments: hashes of the prompt's segments, 32 bytes each.
+        trusted: for each of them, whether it is trusted.
+        sampling: hash of how tokens are chosen, 32 bytes.
+
+    Raises:
+        ValueError: `segments` and `trusted` are not equally many, or a hash has another length.
+    """
+
 def run_root(config: bytes, scenes: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the root hash of a run, 32 bytes.
 

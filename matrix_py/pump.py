@@ -15,6 +15,7 @@ from matrix_py.errors import DivergenceError, EngineError, MatrixError, RequestE
 from matrix_py.events import Event, ReplyFlawed, SceneEnd, SceneFinished, SceneStarted, TurnFellBack, encode
 from matrix_py.prompts import Prompts
 from matrix_py.scene.context import Done, Scene, SceneFunction, TurnFailed
+from matrix_py.scene.rules import RULES
 from matrix_py.types import Limits, StoredScene
 
 
@@ -107,6 +108,7 @@ class Pump:
         log: _core.EventLog,
         answerer: Answerer | None,
         window: int,
+        rules: int = RULES,
         complete: bool = False,
         on_progress: Callable[[Counts, int], None] | None = None,
         keep_up: Callable[[], None] | None = None,
@@ -122,6 +124,7 @@ class Pump:
             log: gives events their sequence numbers and hashes, and buffers what is new.
             answerer: answers the turns that the log does not hold; None for a replay.
             window: scenes open at a time.
+            rules: of the scene's code; see `matrix_py.scene.rules`.
             complete: whether the log claims to hold all of every scene, so that anything beyond it is a divergence.
             on_progress: called with the counts and the number of open scenes, after each round.
             keep_up: called each round; blocks while the writer is behind, and raises if it failed.
@@ -134,6 +137,7 @@ class Pump:
         self._log = log
         self._answerer = answerer
         self._window = window
+        self._rules = rules
         self._complete = complete
         self._stopping = False
         self._begun = 0
@@ -200,6 +204,7 @@ class Pump:
             emit=lambda event: self._append(open_scene, event),
             # The oldest scene goes first, so that scenes end, and few are half done at any time.
             rank=self._begun,
+            rules=self._rules,
         )
         open_scene = _OpenScene(stored, scene, self._drive(scene, stored))
         self._open[stored.scene] = open_scene

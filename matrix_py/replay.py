@@ -16,6 +16,7 @@ from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.pump import Counts, Pump
 from matrix_py.scene import find_scene
+from matrix_py.scene.rules import check_rules
 from matrix_py.simulate import recorded_prompts
 from matrix_py.store import Log
 from matrix_py.types import RunConfig
@@ -75,6 +76,7 @@ def replay(
     """
     with Log.open(path, read_only=True) as log:
         config = log.record.config
+        check_rules(config.rules)
         notes: list[str] = []
         prompts = recorded_prompts(config) if recorded else _todays_prompts(log, prompts_dir, notes)
         num_scenes, num_finished = log.num_scenes(), log.num_finished()
@@ -85,6 +87,7 @@ def replay(
             prompts=prompts,
             limits=config.limits,
             seed=config.seed,
+            rules=config.rules,
             log=_core.EventLog(),
             answerer=None,
             window=_WINDOW,

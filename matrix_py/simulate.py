@@ -26,6 +26,7 @@ from matrix_py.models.llama import LLAMA_CPP_VERSION, system_info
 from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.pump import Answerer, Counts, Pump
 from matrix_py.scene import find_scene
+from matrix_py.scene.rules import RULES, check_rules
 from matrix_py.store import FORMAT, Log, SceneLister, check_writable
 from matrix_py.types import Execution, Limits, RunConfig, RunRecord
 
@@ -96,7 +97,7 @@ class RunSummary:
         num_scenes: scenes of the run.
         num_finished: of them, those with a SceneFinished.
         interrupted: Ctrl-C ended it.
-        max_commit_s: longest commit to the log, in seconds.
+        max_delay_s: longest time from a completion to its commit to the log, in seconds.
         engine_stats: see `Engine.stats`.
     """
 
@@ -107,7 +108,7 @@ class RunSummary:
     counts: Counts
     wall_s: float
     interrupted: bool
-    max_commit_s: float
+    max_delay_s: float
     engine_stats: dict[str, int]
 
 
@@ -149,6 +150,7 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
             prompts=files,
             settings=settings,
             adapter=msgspec.UNSET if engine.lora_hash is None else engine.lora_hash.hex(),
+            rules=RULES,
         )
         prompts = Prompts(files, settings, system=options.system, template=engine.template, context=engine.context)
 
@@ -187,6 +189,7 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
     reporter = reporter or Silent()
     with Log.open(path, read_only=False) as log:
         config = log.record.config
+        check_rules(config.rules)
         engine = engine or EngineOptions(gpu_layers=log.record.execution.gpu_layers)
         engine.check()
         function = find_scene(config.scene)
@@ -270,6 +273,7 @@ def run(
         prompts=prompts,
         limits=config.limits,
         seed=config.seed,
+        rules=config.rules,
         log=event_log,
         answerer=answerer,
         window=window,
@@ -295,7 +299,7 @@ def run(
         counts=pump.counts,
         wall_s=time.monotonic() - start,
         interrupted=bool(interrupts),
-        max_commit_s=writer.max_commit_s,
+        max_delay_s=writer.max_delay_s,
         engine_stats=stats(),
     )
 

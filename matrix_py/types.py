@@ -69,6 +69,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     prompts: dict[str, str]  # file name -> text
     settings: dict[str, TurnSettings]  # kind of turn -> settings
     adapter: str | msgspec.UnsetType = msgspec.UNSET  # BLAKE3 of the LoRA adapter, hex, if there was one
+    rules: int = 1  # what the scenes' code did then: see `matrix_py.scene.rules`
 
     def encode(self) -> bytes:
         """Return the configuration's canonical JSON, whose hash it goes by."""

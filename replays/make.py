@@ -1,4 +1,4 @@
-"""Record the golden runs again, on purpose: `python replays/make.py [FOLDER]`. README.md says when.
+"""Record the golden runs again, on purpose: `make record`, or `python replays/make.py [FOLDER]`. README.md says when.
 
 Scripts answer in the place of a model; pump, scenes, prompts, event log and store are the real ones. Everything that a log says is fixed,
 so that the same code records the same root hash on any machine.
@@ -18,6 +18,7 @@ from matrix_py.models.chat import ChatTemplate
 from matrix_py.models.chat import load as load_template
 from matrix_py.prompts import load_files, load_settings
 from matrix_py.scene import find_scene
+from matrix_py.scene.rules import RULES
 from matrix_py.simulate import recorded_prompts, run
 from matrix_py.store import FORMAT, Log, SceneLister
 from matrix_py.testing import FormFailed, ScriptedModel, TooLong
@@ -237,6 +238,7 @@ def _record(name: str, golden: Golden) -> RunRecord:
         eos_token="",
         context=2048,
         deterministic=True,
+        rules=RULES,
         system="You are a helpful assistant.",
         prompts=load_files(None, golden.scene),
         settings=load_settings(None, None, golden.scene),

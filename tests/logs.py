@@ -11,6 +11,7 @@ from matrix_py.engine import EngineOptions
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import load_files, load_settings
 from matrix_py.scene import find_scene
+from matrix_py.scene.rules import RULES
 from matrix_py.simulate import RunSummary, recorded_prompts, run
 from matrix_py.store import FORMAT, Log, SceneLister
 from matrix_py.testing import ScriptedModel
@@ -43,6 +44,7 @@ def make_record(scene: str = "critique-revise") -> RunRecord:
         eos_token="",
         context=1024,
         deterministic=True,
+        rules=RULES,
         system="",
         prompts=load_files(None, scene),
         settings=load_settings(None, None, scene),

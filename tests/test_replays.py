@@ -58,7 +58,7 @@ def test_recording_again_gives_the_same_root(make: ModuleType, name: str, tmp_pa
 def test_a_golden_run_is_small_and_holds_no_path(path: Path) -> None:
     content = path.read_bytes()
 
-    assert len(content) < 200 * 1024
+    assert len(content) < 256 * 1024
     for trace in (Path.home(), Path.cwd(), Path(os.environ.get("TMPDIR", "/tmp"))):
         assert trace == Path("/") or str(trace).encode() not in content
 
@@ -82,7 +82,7 @@ PINNED: dict[str, dict[str, list[tuple[object, ...]]]] = {
         "SELECT state, count(*) FROM scene GROUP BY state ORDER BY state": [("completed", 4), ("failed", 1)],
         "SELECT count(*) FROM events WHERE kind = 'ResponseGiven' AND payload ->> 'given' = 'true'": [(1,)],
         "SELECT max(occurrence) FROM scenes": [(1,)],
-        "SELECT format FROM run": [(1,)],
+        "SELECT format FROM run": [(2,)],
     },
     "matrix-infeasible-acts-reach-only-the-consequence": {
         "SELECT origin, recipients FROM action WHERE NOT feasible ORDER BY ordinal": [("reaction", None), ("plan", None)],

@@ -21,7 +21,7 @@ from matrix_py.replay import replay
 from matrix_py.scene import Scene
 from matrix_py.store import Log, SceneLister
 
-FORMAT_1_TABLES = ["completions", "events", "run", "scenes", "texts"]
+TABLES = ["commits", "completions", "detectors", "events", "labels", "run", "scenes", "sessions", "texts"]
 
 
 @contextmanager
@@ -202,9 +202,9 @@ class TestOpening:
             Log.open(path, read_only=True)
 
     def test_a_newer_format_is_refused_with_both_numbers(self, log_file: Path) -> None:
-        plain_sql(log_file, "UPDATE run SET format = 2")
+        plain_sql(log_file, "UPDATE run SET format = 3")
 
-        with refused(FormatError, str(log_file), "format 2", "format 1"):
+        with refused(FormatError, str(log_file), "format 3", "1 to 2"):
             Log.open(log_file, read_only=True)
 
     def test_a_record_that_does_not_parse_is_refused(self, log_file: Path) -> None:
@@ -251,7 +251,7 @@ class TestWriting:
 
             assert event_log.pending == 0
             assert writer.commits >= 1
-            assert 0 < writer.max_commit_s < 10
+            assert 0 < writer.max_delay_s < 10
         stored = plain_sql(path, "SELECT hash, text FROM texts WHERE starts_with(text, 'Text ')")
         assert sorted(stored) == sorted((_core.blake3(text.encode()), text) for text in texts)
 
@@ -297,7 +297,7 @@ class TestWriting:
         assert plain_sql(path, "SELECT count(*), count(DISTINCT hash) FROM texts") == [(70_001, 70_001)]
 
     def test_the_run_waits_where_the_writer_is_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("matrix_py.store.MAX_PENDING_ROWS", 10)
+        monkeypatch.setattr("matrix_py.store.writer.MAX_PENDING_ROWS", 10)
         with make_log(tmp_path / "run.duckdb", ["Why?"]) as log:
             event_log = _core.EventLog()
             writer = log.writer(event_log)
@@ -385,8 +385,8 @@ class TestReading:
         with duckdb.connect(str(finished_file), read_only=True) as connection:
             tags = connection.execute("SELECT tags FROM duckdb_databases() WHERE NOT internal").fetchone()
 
-        assert [name for (name,) in tables] == FORMAT_1_TABLES
-        assert [name for (name,) in views] == ["action", "event", "flaw", "read", "request", "role", "scene", "turn"]
+        assert [name for (name,) in tables] == TABLES
+        assert [name for (name,) in views] == ["action", "event", "flaw", "label", "read", "request", "role", "scene", "turn"]
         # Of a storage version that DuckDB 1.2 reads.
         assert tags is not None
         assert "v1.2" in str(tags[0])

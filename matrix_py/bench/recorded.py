@@ -143,6 +143,7 @@ class RecordedWork:
             prompts=recorded_prompts(config),
             limits=config.limits,
             seed=config.seed,
+            rules=config.rules,
             log=log,
             answerer=answerer,
             window=self._window,

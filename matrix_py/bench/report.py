@@ -47,7 +47,7 @@ def print_scene_timing(found: SceneTiming) -> None:
             f"{found.scenes / seconds:.3f} scenes/s, {found.turns / seconds:.2f} turns/s, "
             f"{found.generated / seconds:.1f} tokens/s generated, "
             f"{found.prefilled} of {found.prompt_tokens} prompt tokens computed, {found.outside_share:.1%} of the time outside the model, "
-            f"log {found.log_bytes / found.scenes / 1024:.0f} KiB a scene, longest commit {found.max_commit_s * 1000:.0f} ms{same}{spread}"
+            f"log {found.log_bytes / found.scenes / 1024:.0f} KiB a scene, committed within {found.max_delay_s * 1000:.0f} ms{same}{spread}"
         ),
         soft_wrap=True,
     )

@@ -34,7 +34,7 @@ class SceneTiming:
         seconds: of each run, without opening the model.
         outside_share: of the last run's time, not in llama.cpp.
         log_bytes: size of the last run's log.
-        max_commit_s: longest commit of any run.
+        max_delay_s: longest time from a completion to its commit, in any run.
         roots: root hashes of the runs, each once: one where the same was said in all.
     """
 
@@ -46,7 +46,7 @@ class SceneTiming:
     seconds: list[float] = field(default_factory=list)
     outside_share: float = 0.0
     log_bytes: int = 0
-    max_commit_s: float = 0.0
+    max_delay_s: float = 0.0
     roots: list[str] = field(default_factory=list)
 
     @property
@@ -136,5 +136,5 @@ def _add(timing: SceneTiming, summary: RunSummary) -> None:
     timing.prefilled = stats.get("prefilled_tokens", 0)
     timing.outside_share = 1 - (stats.get("prefill_us", 0) + stats.get("decode_us", 0)) / 1e6 / summary.wall_s
     timing.log_bytes = summary.path.stat().st_size
-    timing.max_commit_s = max(timing.max_commit_s, summary.max_commit_s)
+    timing.max_delay_s = max(timing.max_delay_s, summary.max_delay_s)
     timing.roots = sorted({*timing.roots, summary.root.hex()})

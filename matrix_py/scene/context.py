@@ -18,6 +18,7 @@ from matrix_py.events import Event, Policy, ReplyFlawed, TurnCompleted, TurnFell
 from matrix_py.prompts import Prompts, Value
 from matrix_py.scene.flaws import clean, find_flaw, find_flaw_in_form
 from matrix_py.scene.quote import Quote, turns_of
+from matrix_py.scene.rules import RULES
 from matrix_py.types import Limits
 
 # What a scene's coroutine hands to the pump, and what it gets back: turns newly asked for, then one that is done.
@@ -74,6 +75,7 @@ class Scene:
         limits: Limits,
         emit: Callable[[Event], None],
         rank: int = 0,
+        rules: int = RULES,
     ) -> None:
         """Only the pump makes these; in tests of scenes, `matrix_py.testing` does."""
         self.scene_id = scene_id
@@ -81,6 +83,7 @@ class Scene:
         self.given_response = given_response
         self.prompts = prompts
         self.limits = limits
+        self.rules = rules
         self._seed = seed
         self._rank = rank
         self._emit = emit

@@ -1,4 +1,4 @@
--- Log format 1. docs/sql.md describes every column.
+-- Tables of log format 1; format_2.sql has what came later. docs/sql.md describes every column.
 CREATE TABLE run (
     run_id VARCHAR NOT NULL,
     format INTEGER NOT NULL,

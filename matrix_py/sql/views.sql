@@ -1,7 +1,7 @@
 -- Views over events are typed: what a payload does not have, or has not yet, is NULL.
 
 -- One row a scene: what was asked, what came of it in the end (a scene may revise more than once).
-CREATE VIEW scene AS
+CREATE OR REPLACE VIEW scene AS
 SELECT
     lower(hex(s.scene)) AS scene,
     s.position,
@@ -23,7 +23,7 @@ FROM scenes s
 JOIN texts instruction ON instruction.hash = s.instruction;
 
 -- One row a turn: what was asked of the LLM, and what it said.
-CREATE VIEW turn AS
+CREATE OR REPLACE VIEW turn AS
 SELECT
     lower(hex(c.scene)) AS scene,
     c.path,
@@ -46,12 +46,12 @@ FROM completions c
 JOIN texts t ON t.hash = c.text;
 
 -- One row an event, with hashes as text.
-CREATE VIEW event AS
+CREATE OR REPLACE VIEW event AS
 SELECT lower(hex(scene)) AS scene, seq, kind, payload, lower(hex(hash)) AS hash, recorded_at
 FROM events;
 
 -- One row a completion whose event is there: what its request was made from. Beside `turn`, which it would slow down.
-CREATE VIEW request AS
+CREATE OR REPLACE VIEW request AS
 SELECT
     lower(hex(scene)) AS scene,
     payload ->> 'path' AS path,
@@ -63,7 +63,7 @@ FROM events
 WHERE kind = 'TurnCompleted';
 
 -- One row a turn, or an act as planned or a response as given, that a request was made from, in the order of its `reads`. Of `path#2`, the path and the attempt.
-CREATE VIEW read AS
+CREATE OR REPLACE VIEW read AS
 SELECT
     scene,
     path,
@@ -75,7 +75,7 @@ SELECT
 FROM (SELECT scene, path, attempt, generate_subscripts(reads, 1)::UINTEGER AS place, unnest(reads) AS reads FROM request);
 
 -- One row a flaw of a reply, and what was done about it.
-CREATE VIEW flaw AS
+CREATE OR REPLACE VIEW flaw AS
 SELECT
     lower(hex(scene)) AS scene,
     payload ->> 'path' AS path,
@@ -86,7 +86,7 @@ FROM events
 WHERE kind = 'ReplyFlawed';
 
 -- One row a role of a cast; rank 0 is the ego.
-CREATE VIEW role AS
+CREATE OR REPLACE VIEW role AS
 SELECT
     lower(hex(scene)) AS scene,
     payload ->> 'role' AS role,
@@ -97,7 +97,7 @@ FROM events
 WHERE kind = 'RoleCast';
 
 -- One row an action that a role set out to do: what the modulator said of it, and what came of it.
-CREATE VIEW action AS
+CREATE OR REPLACE VIEW action AS
 SELECT
     lower(hex(a.scene)) AS scene,
     a.action,
@@ -132,3 +132,8 @@ LEFT JOIN events harm
 LEFT JOIN (
     SELECT scene, path, arg_max_null(log_odds, attempt) AS log_odds FROM completions WHERE ends_with(path, '/feasible') GROUP BY scene, path
 ) verdict ON verdict.scene = a.scene AND verdict.path = a.action || '/feasible';
+
+-- One row a label of a turn's text, as `matrix label` found it. What was not found has no row: `detectors` says who looked.
+CREATE OR REPLACE VIEW label AS
+SELECT lower(hex(scene)) AS scene, path, attempt, label, detector, version
+FROM labels;

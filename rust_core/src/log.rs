@@ -92,6 +92,7 @@ pub struct SceneRow {
 struct Recorded {
     completion: Completion,
     kind: String,
+    sampling: Hash,
     text: Hash,
     segments: Vec<(Hash, bool)>,
 }
@@ -151,7 +152,9 @@ impl EventLog {
         let segments =
             turn.segments.iter().zip(&turn.texts).map(|(segment, &text)| (self.know(text, &segment.text), segment.trusted)).collect();
         let text = self.text(&completion.text);
-        self.rows.completions.push((Recorded { completion, kind: turn.kind.clone(), text, segments }, now_us()));
+        self.rows
+            .completions
+            .push((Recorded { completion, kind: turn.kind.clone(), sampling: turn.sampling_hash, text, segments }, now_us()));
         Ok(())
     }
 
@@ -259,7 +262,7 @@ fn events_batch(rows: &[(Event, i64)]) -> RecordBatch {
 
 fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
     let (mut scene, mut path, mut attempt) = (hashes(rows.len()), StringBuilder::new(), UInt32Builder::new());
-    let (mut kind, mut request) = (StringBuilder::new(), hashes(rows.len()));
+    let (mut kind, mut request, mut sampling) = (StringBuilder::new(), hashes(rows.len()), hashes(rows.len()));
     let (mut outcome, mut finish, mut text) = (StringBuilder::new(), StringBuilder::new(), hashes(rows.len()));
     let mut segments = ListBuilder::new(hashes(rows.len() * 8));
     let mut trusted = ListBuilder::new(BooleanBuilder::new());
@@ -274,6 +277,7 @@ fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
         attempt.append_value(row.completion.attempt);
         kind.append_value(&row.kind);
         push(&mut request, row.completion.request);
+        push(&mut sampling, row.sampling);
         outcome.append_value(row.completion.outcome.name());
         finish.append_value(row.completion.finish.name());
         push(&mut text, row.text);
@@ -312,6 +316,7 @@ fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
         ("prefill_us", Arc::new(prefill.finish())),
         ("decode_us", Arc::new(decode.finish())),
         ("recorded_at", Arc::new(at.finish())),
+        ("sampling", Arc::new(sampling.finish())),
     ])
 }
 

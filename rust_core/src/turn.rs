@@ -99,6 +99,7 @@ pub struct Turn {
     /// The addresses of the segments' texts, in their order.
     pub texts: Vec<Hash>,
     pub sampling: Sampling,
+    pub sampling_hash: Hash,
     /// The source of the turn's random numbers: a function of run seed, scene and path (with attempt), and of nothing else.
     pub key: Hash,
     /// Identity of the whole request: segments, sampling and random key. The same request has the same completion on the same model.
@@ -128,14 +129,21 @@ impl Turn {
         }
         let key = random_key(seed, scene, &numbered_path(&path, attempt));
         let texts: Vec<Hash> = segments.iter().map(|segment| Hash::of(segment.text.as_bytes())).collect();
-        let mut hasher = Hasher::new("matrix.request.1");
-        hasher.int(segments.len() as u64);
-        for (segment, &text) in segments.iter().zip(&texts) {
-            hasher.int(u64::from(segment.trusted)).hash(text);
-        }
-        let request = hasher.hash(sampling.hash()).hash(key).finish();
-        Ok(Self { scene, path, attempt, kind, segments, texts, sampling, key, request, rank: 0 })
+        let sampling_hash = sampling.hash();
+        let request = request(texts.iter().copied().zip(segments.iter().map(|segment| segment.trusted)), sampling_hash, key);
+        Ok(Self { scene, path, attempt, kind, segments, texts, sampling, sampling_hash, key, request, rank: 0 })
     }
+}
+
+/// Identity of a request: the addresses of its segments, each with whether it is trusted, then the hash of its settings and its key.
+#[must_use]
+pub fn request(segments: impl ExactSizeIterator<Item = (Hash, bool)>, sampling: Hash, key: Hash) -> Hash {
+    let mut hasher = Hasher::new("matrix.request.1");
+    hasher.int(segments.len() as u64);
+    for (text, trusted) in segments {
+        hasher.int(u64::from(trusted)).hash(text);
+    }
+    hasher.hash(sampling).hash(key).finish()
 }
 
 /// The path with its attempt: `cast/ego`, then `cast/ego#2`.

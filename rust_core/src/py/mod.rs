@@ -12,6 +12,7 @@ mod turn;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -19,7 +20,7 @@ use crate::error::Error;
 use crate::hash::Hash;
 use crate::llama::{MAX_SEQUENCES, ffi};
 use crate::sampler::uniform;
-use crate::turn::random_key;
+use crate::turn::{numbered_path, random_key};
 use crate::{event, grammar, selftest};
 
 impl From<Error> for PyErr {
@@ -79,6 +80,25 @@ fn run_root(config: Hash, scenes: &Bound<'_, PyAny>) -> PyResult<Hash> {
 }
 
 #[pyfunction]
+#[pyo3(signature = (*, seed, scene, path, attempt, segments, trusted, sampling))]
+fn request_hash(
+    seed: u64,
+    scene: Hash,
+    path: &str,
+    attempt: u32,
+    segments: Vec<Hash>,
+    trusted: Vec<bool>,
+    sampling: Hash,
+) -> PyResult<Hash> {
+    if segments.len() != trusted.len() {
+        let (segments, trusted) = (segments.len(), trusted.len());
+        return Err(PyValueError::new_err(format!("{segments} segments, but {trusted} marks of trust: give one for each")));
+    }
+    let key = random_key(seed, scene, &numbered_path(path, attempt));
+    Ok(crate::turn::request(segments.into_iter().zip(trusted), sampling, key))
+}
+
+#[pyfunction]
 fn draw(seed: u64, scene: Hash, name: &str, index: u64) -> f64 {
     uniform(random_key(seed, scene, name), index)
 }
@@ -121,8 +141,8 @@ mod _core {
     use super::{BTreeMap, Bound, Error, MAX_SEQUENCES, PyModule, PyModuleMethods, PyResult, ffi, selftest};
     #[pymodule_export]
     use super::{
-        blake3, draw, form_accepts, hash_file, log_callback_address, run_root, scene_id, sub_batch_callback_address, sub_batches,
-        take_llama_log,
+        blake3, draw, form_accepts, hash_file, log_callback_address, request_hash, run_root, scene_id, sub_batch_callback_address,
+        sub_batches, take_llama_log,
     };
 
     #[pymodule_init]

@@ -1,0 +1,64 @@
+"""DuckDB, and its errors as ours: one line, with the thing, its value and the remedy. No module outside of this folder imports duckdb."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import duckdb
+
+from matrix_py.errors import LogLockedError, StoreError
+
+# Older DuckDB releases open files of this storage version.
+_STORAGE_VERSION = "v1.2.0"
+LOCK_HOLDER = re.compile(r"held in (.*?) \(PID (\d+)\)")
+
+
+def connect(path: Path, *, read_only: bool = False, new: bool = False) -> duckdb.DuckDBPyConnection:
+    """Open a file; with `new`, make one in the storage version of logs."""
+    if new:
+        connection = duckdb.connect(":memory:", config={"threads": 1})
+        connection.execute(f"ATTACH {quoted(path)} AS log (STORAGE_VERSION '{_STORAGE_VERSION}')")
+        connection.execute("USE log")
+        return connection
+    return duckdb.connect(str(path), read_only=read_only, config={"threads": 1})
+
+
+def quoted(path: Path) -> str:
+    """Return a path as an SQL string."""
+    return "'{}'".format(str(path).replace("'", "''"))
+
+
+def sql(name: str) -> str:
+    """Return one of the package's SQL files."""
+    return (resources.files("matrix_py.sql") / name).read_text("utf-8")
+
+
+def remove(path: Path) -> None:
+    """Remove a database that was only a draft, and its write-ahead log."""
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Turn DuckDB's errors into ours."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        holder = LOCK_HOLDER.search(str(error))
+        if holder:
+            raise LogLockedError(
+                f"log {path} is held by process {holder.group(2)} ({holder.group(1)}): wait until it ends, or stop it"
+            ) from error
+        raise StoreError(f"log {path}: {first_line(error)}") from error
+    except (duckdb.Error, OSError) as error:
+        raise StoreError(f"log {path}: {first_line(error)}") from error

@@ -1,0 +1,280 @@
+"""An open log."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+import msgspec
+
+from matrix_py import _core
+from matrix_py.errors import FormatError, StoreError
+from matrix_py.store.connection import connect, first_line, one_line, quoted, remove, sql
+from matrix_py.store.listing import SceneLister, check_writable
+from matrix_py.store.writer import Writer
+from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, StoredScene
+
+FORMAT = 2
+# What is older is refused; what lies between is read as it is, and brought up to date when it is opened for writing.
+OLDEST_FORMAT = 1
+# Scenes read from the log at a time.
+_PAGE = 500
+_HASH_BYTES = 32
+
+
+class Log:
+    """An open log."""
+
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, record: RunRecord, *, number: int, read_only: bool) -> None:
+        """Use `create` or `open`."""
+        self.path = path
+        self.record = record
+        self.format = number
+        self._connection = connection
+        self._read_only = read_only
+
+    @classmethod
+    def create(cls, path: Path, record: RunRecord, scenes: Callable[[SceneLister], None], *, overwrite: bool) -> Self:
+        """Make a log that holds a run's record and the scenes of its input, and open it for writing.
+
+        The file appears under its name when it is whole. `scenes` is called with a `SceneLister` and adds them; what it adds to
+        `record.execution.dropped` is recorded.
+
+        Raises:
+            StoreError: the file exists and `overwrite` is false, or it cannot be written.
+        """
+        check_writable(path, overwrite=overwrite)
+        draft, listing = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.input")
+        remove(draft)
+        remove(listing)
+        try:
+            with one_line(path), contextlib.closing(connect(draft, new=True)) as connection:
+                connection.execute(f"ATTACH {quoted(listing)} AS input")
+                connection.execute(sql("schema.sql"))
+                connection.execute(sql("format_2.sql"))
+                lister = SceneLister(connection, record.config.scene)
+                scenes(lister)
+                lister.finish()
+                # After the scenes: what was left out of the input is known only now.
+                connection.execute(
+                    "INSERT INTO run VALUES (?, ?, ?, ?, NULL, ?)",
+                    [
+                        record.run_id,
+                        FORMAT,
+                        record.config.encode().decode(),
+                        msgspec.json.encode(record.execution).decode(),
+                        datetime.now(UTC).replace(tzinfo=None),
+                    ],
+                )
+                connection.execute(sql("views.sql"))
+                connection.execute("CHECKPOINT")
+            with one_line(path):
+                # A log that is replaced leaves no write-ahead log that would pass for the new one's.
+                path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+                draft.replace(path)
+        finally:
+            remove(draft)
+            remove(listing)
+        return cls.open(path, read_only=False)
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool) -> Self:
+        """Open a log.
+
+        Raises:
+            StoreError: there is no such file, or it cannot be read.
+            LogLockedError: another process holds it.
+            FormatError: it is no log, or one of a format that this version does not read.
+
+        A log of an older format is read as it is; opened for writing, it is brought up to date.
+        """
+        with one_line(path):
+            if not path.is_file():
+                raise StoreError(f"log {path} does not exist: give the file that `matrix simulate --out` wrote")
+            connection = connect(path, read_only=read_only)
+        try:
+            with one_line(path):
+                number, record = _record(path, connection)
+                if number < FORMAT and not read_only:
+                    _upgrade(connection)
+                    number = FORMAT
+        except BaseException:
+            connection.close()
+            raise
+        return cls(path, connection, record, number=number, read_only=read_only)
+
+    def close(self) -> None:
+        """Close the log; what was written is moved from the write-ahead log into the file."""
+        if not self._read_only:
+            with contextlib.suppress(duckdb.Error):  # a full disk: the write-ahead log still holds everything
+                self._connection.execute("CHECKPOINT")
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def writer(self, event_log: _core.EventLog, execution: Execution | None = None) -> Writer:
+        """Begin a session: return a started writer of what `event_log` buffers.
+
+        Args:
+            event_log: what the session derives.
+            execution: how it is run, where that is not as the run was begun.
+        """
+        connection = self._connection.cursor()
+        with one_line(self.path):
+            session = connection.execute(
+                "INSERT INTO sessions SELECT count(*), ?, ? FROM sessions RETURNING session",
+                [datetime.now(UTC).replace(tzinfo=None), msgspec.json.encode(execution or self.record.execution).decode()],
+            ).fetchone()
+        assert session is not None
+        return Writer(self.path, connection, event_log, session=session[0])
+
+    def num_scenes(self) -> int:
+        """Return the number of scenes of the run, finished or not."""
+        return int(self._one("SELECT count(*) FROM scenes"))
+
+    def num_finished(self) -> int:
+        """Return the number of finished scenes."""
+        return int(self._one("SELECT count(*) FROM events WHERE kind = 'SceneFinished'"))
+
+    def scenes(self, *, unfinished_only: bool = False) -> Iterator[StoredScene]:
+        """Yield the scenes in input order, each with its events and completions; a page of them is read at a time."""
+        cursor = self._connection.cursor()
+        with contextlib.closing(cursor), one_line(self.path):
+            # Decided once: the run itself finishes scenes while this goes on.
+            condition = "WHERE scene NOT IN (SELECT scene FROM events WHERE kind = 'SceneFinished')" if unfinished_only else ""
+            cursor.execute(f"CREATE TEMP TABLE todo AS SELECT scene, position FROM scenes {condition}")
+            position = -1
+            while True:
+                cursor.execute(
+                    "CREATE OR REPLACE TEMP TABLE page AS SELECT scenes.* FROM scenes "
+                    "JOIN (FROM todo WHERE position > ? ORDER BY position LIMIT ?) USING (scene, position)",
+                    [position, _PAGE],
+                )
+                page = cursor.execute(sql("page_scenes.sql")).fetchall()
+                if not page:
+                    return
+                stored = {
+                    scene: StoredScene(scene, self._text(instruction), self._text(response) if response_hash else None, occurrence)
+                    for _, scene, instruction, response_hash, response, occurrence in page
+                }
+                for scene in stored:
+                    if len(scene) != _HASH_BYTES:
+                        raise FormatError(f"{self.path} lists a scene whose id {scene.hex()!r} is no hash: it was changed after the run")
+                for scene, seq, payload, digest in cursor.execute(sql("page_events.sql")).fetchall():
+                    events = stored[scene].events
+                    if seq != len(events):
+                        # What is not in its place shows as that.
+                        what = f"no event with seq {len(events)}" if seq > len(events) else f"a second event with seq {seq}"
+                        events.append(StoredEvent(what, b""))
+                    events.append(StoredEvent(payload, digest))
+                for scene, path, attempt, *rest in cursor.execute(sql("page_completions.sql")).fetchall():
+                    request, text, outcome, finish = rest
+                    stored[scene].completions[path, attempt] = (request, self._text(text), outcome, finish)
+                position = page[-1][0]
+                yield from stored.values()
+
+    def root(self) -> bytes | None:
+        """Return the root hash over the run's configuration and its scenes; None while some are not finished or hold no hash."""
+        if self.num_finished() < self.num_scenes():
+            return None
+        cursor = self._connection.cursor()
+        # A ValueError is a hash of another length, which somebody changed: replay says where.
+        with contextlib.closing(cursor), one_line(self.path), contextlib.suppress(ValueError):
+            cursor.execute(
+                "SELECT s.scene, e.hash FROM scenes s JOIN events e USING (scene) WHERE e.kind = 'SceneFinished' ORDER BY s.position"
+            )
+            rows = (row for chunk in iter(lambda: cursor.fetchmany(1000), []) for row in chunk)
+            # Of the configuration as it was written: what this version does not know of it counts, too.
+            return _core.run_root(_core.blake3(str(self._one("SELECT config FROM run")).encode()), rows)
+        return None
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the log as a whole: rows that belong to nothing, and texts that are not what they were."""
+        cursor = self._connection.cursor()
+        with contextlib.closing(cursor), one_line(self.path):
+            found = cursor.execute(sql("checks.sql")).fetchall()
+            cursor.execute("SELECT hash, text FROM texts")
+            rows = (row for chunk in iter(lambda: cursor.fetchmany(1000), []) for row in chunk)
+            found.append(("texts are not what their hashes say", sum(_core.blake3(text.encode()) != digest for digest, text in rows)))
+        return [f"{count} {what}" for what, count in found if count]
+
+    def num_completions(self) -> int:
+        """Return the number of completions of all scenes."""
+        return int(self._one("SELECT count(*) FROM completions"))
+
+    def set_root(self, root: bytes) -> None:
+        """Record the root hash of a finished run."""
+        with one_line(self.path):
+            self._connection.execute("UPDATE run SET root = ?", [root])
+
+    def recorded_root(self) -> bytes | None:
+        """Return the root hash that was recorded when the run finished."""
+        root = self._one("SELECT root FROM run")
+        return None if root is None else bytes(root)
+
+    def query(self, statement: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run one SQL statement and return the column names and all rows.
+
+        Raises:
+            StoreError: the statement fails.
+        """
+        try:
+            cursor = self._connection.execute(statement, list(parameters))
+            columns = [column[0] for column in cursor.description or []]
+            return columns, cursor.fetchall() if columns else []
+        except duckdb.Error as error:
+            raise StoreError(f"SQL on {self.path}: {first_line(error)}") from error
+
+    def _one(self, statement: str) -> Any:
+        with one_line(self.path):
+            found = self._connection.execute(statement).fetchone()
+        return None if found is None else found[0]
+
+    def _text(self, text: str | None) -> str:
+        # A text that is missing from `texts` was deleted there. Replay then names the first event that its absence changes.
+        return "\N{REPLACEMENT CHARACTER} missing from texts" if text is None else text
+
+
+def _record(path: Path, connection: duckdb.DuckDBPyConnection) -> tuple[int, RunRecord]:
+    """Return the log's format and its run."""
+    try:
+        row = connection.execute("SELECT format, run_id, config, execution FROM run").fetchone()
+    except (duckdb.CatalogException, duckdb.BinderException) as error:
+        raise FormatError(f"{path} is a DuckDB file but no matrix log: it has no table `run` that says what was run") from error
+    if row is None:
+        raise FormatError(f"{path} holds no run: simulate again with --overwrite")
+    number, run_id, config, execution = row
+    if not OLDEST_FORMAT <= number <= FORMAT:
+        raise FormatError(
+            f"{path} has log format {number}; this version of matrix reads {OLDEST_FORMAT} to {FORMAT}: use the version that wrote it"
+        )
+    try:
+        record = RunRecord(
+            run_id=run_id,
+            config=msgspec.json.decode(config, type=RunConfig),
+            execution=msgspec.json.decode(execution, type=Execution),
+        )
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"{path} has a run record that cannot be read: {error}") from error
+    return number, record
+
+
+def _upgrade(connection: duckdb.DuckDBPyConnection) -> None:
+    """Bring a log to today's format, in one transaction: what came with format 2, and today's views."""
+    connection.execute("BEGIN")
+    try:
+        connection.execute(sql("format_2.sql"))
+        connection.execute(sql("views.sql"))
+        connection.execute("UPDATE run SET format = ?", [FORMAT])
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
+        raise
