@@ -169,6 +169,10 @@ class Turn:
         """Number of the try, from 1."""
 
     @property
+    def name(self) -> str:
+        """The path with its attempt, as read sets spell it: `cast/ego`, then `cast/ego#2`."""
+
+    @property
     def kind(self) -> str:
         """What the turn is for."""
 

@@ -221,33 +221,28 @@ def replay(
         Path | None, typer.Option("--prompts", metavar="DIR", help="Prompt files in the place of the ones the run was given.")
     ] = None,
     recorded: Annotated[bool, typer.Option("--recorded", help="Use the prompts in the log, not today's.")] = False,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes that share long logs. [default: one a CPU]")] = None,
+    output: Output = OutputFormat.TEXT,
+    quiet: Quiet = False,
 ) -> None:
-    """Run the scenes again on the recorded completions and compare every event. Exit code 1 where something differs."""
-    from rich.text import Text
+    """Run the scenes again on the recorded completions and compare every event. Exit code 1 where something differs.
 
-    from matrix_py.replay import describe
+    The first difference of each scene is named, by what was changed: prompts, settings, forms, the scene's code, or the log itself.
+    """
+    from matrix_py.replay import Workers
     from matrix_py.replay import replay as run
-    from matrix_py.show import readable
-    from matrix_py.terminal import RunProgress, console, notices
+    from matrix_py.terminal import RunProgress, json_text, print_replay, replay_document
 
-    identical = True
-    for path in runs:
-        with RunProgress() as progress:
-            found = run(path, prompts_dir=prompts, recorded=recorded, on_progress=progress.replayed)
-        for note in found.notes:
-            notices.print(Text(readable(note)), soft_wrap=True)
-        lines = [describe(error) for error in found.divergences[:20]] + found.problems
-        if len(found.divergences) > 20:
-            lines.append(f"and {len(found.divergences) - 20} scenes more")
-        for line in lines:
-            console.print(Text(readable(line)), soft_wrap=True)
-        identical = identical and found.identical
-        verdict = "identical" if found.identical else f"{len(found.divergences)} scenes differ" if found.divergences else "damaged"
-        unfinished = "" if found.num_finished == found.num_scenes else f" ({found.num_scenes - found.num_finished} of them not finished)"
-        root = f", root {found.root.hex()}" if found.root else ""
-        line = f"{path}: {verdict}, {found.num_scenes} scenes{unfinished}, {found.num_turns} turns{root}"
-        console.print(Text(readable(line)), soft_wrap=True)
-    if not identical:
+    found = []
+    with Workers(jobs).closing() as workers:
+        for path in runs:
+            with RunProgress(quiet=quiet) as progress:
+                found.append((path, run(path, prompts_dir=prompts, recorded=recorded, workers=workers, on_progress=progress.replayed)))
+            if output is OutputFormat.TEXT:
+                print_replay(*found[-1])
+    if output is OutputFormat.JSON:
+        sys.stdout.write(json_text([replay_document(*each) for each in found]) + "\n")
+    if not all(each.identical for _, each in found):
         raise typer.Exit(EXIT_DIVERGED)
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from matrix_py.engine import EngineOptions
 from matrix_py.errors import StoreError
-from matrix_py.replay import replay
+from matrix_py.replay import describe, replay
 from matrix_py.show import transcript
 from matrix_py.simulate import SimulateOptions, simulate
 from matrix_py.store import Log
@@ -68,7 +68,7 @@ def demo(folder: Path) -> None:
     console.print()
     found = replay(log)
     if found.divergences:
-        raise found.divergences[0]
+        raise StoreError(f"the replay is not identical: {describe(found.divergences[0])}")
     if not found.identical or found.root is None:
         raise StoreError(f"log {log} is damaged: {'; '.join(found.problems) or 'scenes are not finished'}; run the demo again")
     console.print(Text(f"replay: identical, {found.num_scenes} scenes, {found.num_turns} turns, root {found.root.hex()}"), soft_wrap=True)

@@ -1,5 +1,10 @@
 """The one error tree. A message names the thing, the value and the remedy, in one line."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matrix_py import _core
+
 
 class MatrixError(Exception):
     """Root of every error that matrix raises on purpose."""
@@ -61,11 +66,13 @@ class DivergenceError(MatrixError):
         seq: sequence number of the first event that differs.
         expected: what the log holds.
         actual: what the replay derived.
+        turn: the turn whose request differs; None where it is an event.
     """
 
-    def __init__(self, scene: str, seq: int, expected: str, actual: str) -> None:
+    def __init__(self, scene: str, seq: int, expected: str, actual: str, turn: "_core.Turn | None" = None) -> None:
         super().__init__(f"scene {scene} diverges at seq {seq}: expected {expected}, actual {actual}")
         self.scene = scene
         self.seq = seq
         self.expected = expected
         self.actual = actual
+        self.turn = turn

@@ -250,9 +250,9 @@ class Pump:
             if expected.hash != digest:
                 raise self._divergence(open_scene, seq, f"hash {expected.hash.hex()}", f"hash {digest.hex()}")
 
-    def _divergence(self, open_scene: _OpenScene, seq: int, expected: str, actual: str) -> DivergenceError:
+    def _divergence(self, open_scene: _OpenScene, seq: int, expected: str, actual: str, turn: _core.Turn | None = None) -> DivergenceError:
         if open_scene.divergence is None:
-            open_scene.divergence = DivergenceError(open_scene.stored.scene.hex(), seq, expected, actual)
+            open_scene.divergence = DivergenceError(open_scene.stored.scene.hex(), seq, expected, actual, turn)
         return open_scene.divergence
 
     def _step(self, open_scene: _OpenScene, done: Done | None) -> None:
@@ -284,10 +284,8 @@ class Pump:
             return None
         request, text, outcome, finish = found
         if request != turn.request:
-            name = turn.path if turn.attempt == 1 else f"{turn.path}#{turn.attempt}"
-            raise self._divergence(
-                open_scene, open_scene.next_seq, f"request {request.hex()} of turn {name}", f"request {turn.request.hex()}"
-            )
+            expected = f"request {request.hex()} of turn {turn.name}"
+            raise self._divergence(open_scene, open_scene.next_seq, expected, f"request {turn.request.hex()}", turn)
         try:
             return _core.Completion(turn, text=text, outcome=outcome, finish=finish)
         except RequestError as error:  # a name that no engine writes

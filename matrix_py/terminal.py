@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, time
+from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from rich.text import Text
 from matrix_py.check import PAIRS, Check, Share
 from matrix_py.errors import ConfigError
 from matrix_py.pump import Counts, KindCounts
+from matrix_py.replay import Replay, describe, grouped
 from matrix_py.show import readable
 from matrix_py.show.transcript import Part, Tone
 from matrix_py.simulate import RunSummary
@@ -173,6 +175,48 @@ def _print_flaws(counts: Counts) -> None:
     found += [f"fallbacks {counts.fallbacks}"] if counts.fallbacks else []
     if found:
         console.print(Text(f"flawed replies: {', '.join(found)}"), soft_wrap=True)
+
+
+def print_replay(path: Path, found: Replay) -> None:
+    """Print what a replay found: a line for each scene that differs, grouped by what was changed, then one for the run."""
+    for note in found.notes:
+        notices.print(Text(readable(note)), soft_wrap=True)
+    lines = []
+    for cause, kind, group in grouped(found.divergences):
+        lines.append(f"{cause}: {len(group)} of {found.num_scenes} scenes differ, first at {kind or 'their end'}")
+        lines += [describe(each) for each in group]
+    lines += found.problems
+    verdict = "identical" if found.identical else f"{len(found.divergences)} scenes differ" if found.divergences else "damaged"
+    unfinished = "" if found.num_finished == found.num_scenes else f" ({found.num_scenes - found.num_finished} of them not finished)"
+    root = f", root {found.root.hex()}" if found.root else ""
+    lines.append(f"{path}: {verdict}, {found.num_scenes} scenes{unfinished}, {found.num_turns} turns{root}")
+    for line in lines:
+        console.print(Text(readable(line)), soft_wrap=True)
+
+
+def replay_document(path: Path, found: Replay) -> dict[str, Any]:
+    """Return what a replay found, for JSON. Expected and actual are as `describe` shows them: without the sentences of models."""
+    return {
+        "run": str(path),
+        "identical": found.identical,
+        "scenes": found.num_scenes,
+        "finished": found.num_finished,
+        "turns": found.num_turns,
+        "root": None if found.root is None else found.root.hex(),
+        "divergences": [
+            {
+                "scene": each.scene,
+                "seq": each.seq,
+                "turn": each.turn or None,
+                "kind": each.kind,
+                "cause": each.cause,
+                "what": describe(each),
+            }
+            for each in found.divergences
+        ],
+        "problems": found.problems,
+        "notes": found.notes,
+    }
 
 
 def print_parts(parts: Sequence[Part], *, reveal: bool) -> None:

@@ -22,6 +22,7 @@ from matrix_py.replay import Replay, replay
 from matrix_py.scene import Scene
 from matrix_py.simulate import RunSummary, SimulateOptions, simulate
 
+ROOTS = json.loads((Path(__file__).parents[1] / "replays" / "roots.json").read_text("utf-8"))
 LAST = 7  # seq of SceneFinished: started, 3 turns, response, critique and revision come before it
 TURN = {"respond": 1, "critique": 3, "revise": 5}  # seq of each turn's TurnCompleted
 # The scene that is tampered with: the third of six.
@@ -313,7 +314,7 @@ def test_any_change_of_a_hashed_column_is_found(finished: RunSummary, tmp_path: 
     assert not identical, f"{value!r} -> {changed!r}"
 
 
-def test_a_flipped_bit_anywhere_in_the_file_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flipped_bit_anywhere_in_the_file_is_found_or_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = (Path(__file__).parents[1] / "replays" / "critique-revise-scripted.duckdb").read_bytes()
     for at in range(5, len(content), 8 * 1024):  # twice in each of DuckDB's blocks
         path = tmp_path / f"{at}.duckdb"
@@ -322,8 +323,10 @@ def test_a_flipped_bit_anywhere_in_the_file_is_no_traceback(tmp_path: Path, caps
         code = main(["replay", str(path)])
 
         shown = capsys.readouterr()
-        assert code in (1, 2), f"byte {at}: {shown.out}"
-        assert code == 1 or re.fullmatch(rf"error: log {path}: [^\n]+\n", shown.err), shown.err
+        assert code in (0, 1, 2), f"byte {at}: {shown.out}"
+        # What replay does not read, such as when commits were made, may be damaged: what it derives is right all the same.
+        assert code != 0 or ROOTS["critique-revise-scripted"] in shown.out
+        assert code != 2 or re.fullmatch(rf"error: log {path}: [^\n]+\n", shown.err), shown.err
         assert "unexpected" not in shown.err
 
 
@@ -344,7 +347,7 @@ def test_a_divergence_shows_no_sentence_of_model_or_input(log_file: Path, capsys
     assert "expected no event with seq 4, actual CritiqueWritten (principle [" in out
 
 
-def test_only_the_first_twenty_divergences_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_divergence_is_printed_under_what_was_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.duckdb"
     with make_log(path, [f"Question {number}?" for number in range(25)]) as log:
         drive(log, scripted())
@@ -353,8 +356,8 @@ def test_only_the_first_twenty_divergences_are_printed(tmp_path: Path, capsys: p
     assert main(["replay", str(path)]) == 1
 
     lines = capsys.readouterr().out.splitlines()
-    assert sum(": TurnCompleted of respond: " in line for line in lines) == 20
-    assert "and 5 scenes more" in lines
+    assert lines[0] == "log changed: 25 of 25 scenes differ, first at TurnCompleted"
+    assert sum(": TurnCompleted of respond: " in line for line in lines) == 25
     assert "25 scenes differ" in lines[-1]
 
 

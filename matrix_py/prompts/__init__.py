@@ -132,6 +132,10 @@ class Prompts:
         """Return the names of the values that the kind's prompt is filled with."""
         return self._prompts[kind].fields
 
+    def text(self, kind: str) -> tuple[str, str]:
+        """Return the system prompt and the prompt file, with what it includes, of a kind of turn."""
+        return self._system_of(kind), self._prompts[kind].text
+
     def template_hash(self, kind: str) -> bytes:
         """Return the hash of all that a turn of that kind is rendered with, except the scene's values."""
         return self._template_hashes[kind]

@@ -5,8 +5,9 @@ them. One writer thread with a connection of its own commits what the run has bu
 than the events that follow from them.
 """
 
+from matrix_py.store.check import Checked, Finding, check, check_scene
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.log import FORMAT, OLDEST_FORMAT, Log
 from matrix_py.store.writer import Writer
 
-__all__ = ["FORMAT", "OLDEST_FORMAT", "Log", "SceneLister", "Writer", "check_writable"]
+__all__ = ["FORMAT", "OLDEST_FORMAT", "Checked", "Finding", "Log", "SceneLister", "Writer", "check", "check_scene", "check_writable"]

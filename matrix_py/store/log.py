@@ -135,6 +135,10 @@ class Log:
         assert session is not None
         return Writer(self.path, connection, event_log, session=session[0])
 
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a connection of its own to the open log; only this package may use it."""
+        return self._connection.cursor()
+
     def num_scenes(self) -> int:
         """Return the number of scenes of the run, finished or not."""
         return int(self._one("SELECT count(*) FROM scenes"))
@@ -143,13 +147,33 @@ class Log:
         """Return the number of finished scenes."""
         return int(self._one("SELECT count(*) FROM events WHERE kind = 'SceneFinished'"))
 
-    def scenes(self, *, unfinished_only: bool = False) -> Iterator[StoredScene]:
-        """Yield the scenes in input order, each with its events and completions; a page of them is read at a time."""
+    def num_positions(self) -> int:
+        """Return the number of places in the input: as many as scenes, unless the log was changed."""
+        return int(self._one("SELECT coalesce(max(position) + 1, 0) FROM scenes"))
+
+    def prompt(self, scene: bytes, path: str, attempt: int) -> list[tuple[bytes, bool]]:
+        """Return the hashes of the segments that a turn was asked by, each with whether it is trusted; none if the turn is not there."""
+        _, rows = self.query(
+            "SELECT segments, trusted FROM completions WHERE scene = ? AND path = ? AND attempt = ?", [scene, path, attempt]
+        )
+        return [*zip(*rows[0], strict=False)] if rows else []
+
+    def scenes(self, *, unfinished_only: bool = False, start: int = 0, stop: int | None = None) -> Iterator[StoredScene]:
+        """Yield the scenes in input order, each with its events and completions; a page of them is read at a time.
+
+        Args:
+            unfinished_only: leave out those that are finished.
+            start: the first position in the input.
+            stop: the position to end before.
+        """
         cursor = self._connection.cursor()
         with contextlib.closing(cursor), one_line(self.path):
             # Decided once: the run itself finishes scenes while this goes on.
-            condition = "WHERE scene NOT IN (SELECT scene FROM events WHERE kind = 'SceneFinished')" if unfinished_only else ""
-            cursor.execute(f"CREATE TEMP TABLE todo AS SELECT scene, position FROM scenes {condition}")
+            condition = "AND scene NOT IN (SELECT scene FROM events WHERE kind = 'SceneFinished')" if unfinished_only else ""
+            cursor.execute(
+                f"CREATE TEMP TABLE todo AS SELECT scene, position FROM scenes WHERE position >= ? AND position < ? {condition}",
+                [start, 2**63 if stop is None else stop],
+            )
             position = -1
             while True:
                 cursor.execute(

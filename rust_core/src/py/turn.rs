@@ -102,6 +102,11 @@ impl Turn {
     }
 
     #[getter]
+    fn name(&self) -> String {
+        turn::numbered_path(&self.0.path, self.0.attempt)
+    }
+
+    #[getter]
     fn kind(&self) -> &str {
         &self.0.kind
     }
