@@ -18,9 +18,10 @@ from logs import ENGINE, INSTRUCTIONS, drive, make_log, make_record, plain_sql, 
 from matrix_py.cli import main
 from matrix_py.errors import StoreError
 from matrix_py.events import CritiqueWritten
-from matrix_py.replay import Replay, replay
+from matrix_py.replay import Cause, Replay, Workers, replay
 from matrix_py.scene import Scene
 from matrix_py.simulate import RunSummary, SimulateOptions, simulate
+from matrix_py.testing import ScriptedModel
 
 ROOTS = json.loads((Path(__file__).parents[1] / "replays" / "roots.json").read_text("utf-8"))
 LAST = 7  # seq of SceneFinished: started, 3 turns, response, critique and revision come before it
@@ -429,9 +430,11 @@ def test_a_changed_prompt_is_named_and_undone_is_identical_again(
     assert [error.seq for error in found.divergences] == [3, 3]
     assert re.fullmatch("request [0-9a-f]{64} of turn critique", found.divergences[0].expected)
     assert re.fullmatch("request [0-9a-f]{64}", found.divergences[0].actual)
+    assert [(error.cause, error.turn, error.kind) for error in found.divergences] == [(Cause.PROMPT, "critique", "critique")] * 2
     assert found.notes == ["prompt files that are not as recorded: critique.txt"]
     assert main(["replay", str(log)]) == 1
     shown = capsys.readouterr()
+    assert shown.out.startswith("prompt changed: 2 of 2 scenes differ, first at critique\n")
     assert re.search(rf"scene {scene_id(log, 0)} seq 3: expected request .* of turn critique, actual request", shown.out)
     assert shown.err == "prompt files that are not as recorded: critique.txt\n"
 
@@ -450,6 +453,7 @@ def test_a_changed_principle_is_found_in_the_event_or_the_request_that_it_change
     found = replay(log)
 
     assert [error.seq for error in found.divergences] == [3, 3]
+    assert {error.cause for error in found.divergences} == {Cause.PROMPT}
     assert found.notes == ["prompt files that are not as recorded: principles.txt"]
 
 
@@ -460,7 +464,7 @@ def test_changed_settings_are_named(own_prompts: tuple[Path, Path]) -> None:
     found = replay(log)
 
     # [respond] and [critique] have the package's budgets again, so the first turn is asked otherwise already.
-    assert [error.seq for error in found.divergences] == [1, 1]
+    assert [(error.seq, error.cause, error.kind) for error in found.divergences] == [(1, Cause.SETTINGS, "respond")] * 2
     assert found.notes == ["settings that are not as recorded: critique, respond, revise"]
 
 
@@ -515,3 +519,68 @@ def test_scene_code_that_is_no_function_of_its_input_is_found(tmp_path: Path) ->
     found = replay(path)
 
     assert [(error.seq, "call" in error.expected) for error in found.divergences] == [(1, True), (1, True)]
+    assert [(error.cause, error.turn, error.kind) for error in found.divergences] == [(Cause.LOGIC, "", "CritiqueWritten")] * 2
+
+
+# What the scene below asks for, as an edit of its code would change it.
+asks: dict[str, str] = {}
+
+
+async def choosing(scene: Scene) -> None:
+    """A scene of two turns, the second of them under a form."""
+    response = await scene.turn("respond", instruction=scene.instruction)
+    said = asks.get("response", str(response.text))
+    form = asks.get("form", 'start: "yes" | "no"')
+    await scene.turn(
+        "critique", path=asks.get("path"), instruction=scene.instruction, response=said, principle="", form=form, fallback="no"
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "cause", "turn"),
+    [
+        ({"form": 'start: "yes" | "never"'}, Cause.FORM, "critique"),
+        ({"response": "Something else."}, Cause.LOGIC, "critique"),
+        ({"path": "second"}, Cause.LOGIC, ""),
+    ],
+)
+def test_a_changed_form_is_told_from_changed_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: dict[str, str], cause: Cause, turn: str
+) -> None:
+    path = tmp_path / "run.duckdb"
+    with make_log(path, INSTRUCTIONS[:2], record=make_record(f"{__name__}:choosing")) as log:
+        drive(log, ScriptedModel(lambda turn: "yes" if turn.kind == "critique" else "A reply."))
+    assert replay(path).identical
+
+    for name, value in edit.items():
+        monkeypatch.setitem(asks, name, value)
+
+    assert [(error.cause, error.turn) for error in replay(path).divergences] == [(cause, turn)] * 2
+
+
+def test_a_log_that_was_changed_is_told_from_changed_code(log_file: Path) -> None:
+    plain_sql(log_file, f"UPDATE texts SET text = text || '!' WHERE hash = {text_of('critique')}")
+
+    assert {error.cause for error in replay(log_file).divergences} == {Cause.LOG}
+
+
+def test_a_long_log_is_shared_out_to_processes_and_comes_to_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.duckdb"
+    with make_log(path, [f"Question {number}?" for number in range(120)]) as log:
+        root = drive(log, scripted()).root
+    assert root is not None
+
+    assert main(["replay", "--jobs", "2", "--format", "json", str(path)]) == 0
+
+    [shared] = json.loads(capsys.readouterr().out)
+    assert (shared["identical"], shared["scenes"], shared["turns"], shared["root"]) == (True, 120, 360, root.hex())
+    # And what differs is the same, and in the same order.
+    plain_sql(path, "DELETE FROM events WHERE seq = 4 AND scene IN (SELECT scene FROM scenes WHERE position % 7 = 3)")
+    with Workers(2).closing() as workers:
+        assert replay(path, workers=workers) == replay(path)
+    assert len(replay(path).divergences) == 17
+
+
+def test_no_jobs_are_refused(log_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", "--jobs", "0", str(log_file)]) == 2
+    assert capsys.readouterr().err == "error: --jobs is 0: give at least 1\n"

@@ -72,18 +72,17 @@ class Causes:
         if check_scene(self._log, bytes.fromhex(error.scene)):
             return Cause.LOG
         turn = error.turn
-        if turn is None:
-            # A file of no kind of its own, such as the principles, shows in what the scene draws from it.
-            loose = [name for name in self._files if name.removesuffix(".txt") not in self._now.settings]
-            return Cause.PROMPT if loose else Cause.LOGIC
-        if turn.kind not in self._then.settings:
-            return Cause.LOGIC
+        # A file of no kind of its own, such as the principles, shows in what the scene draws from it.
+        loose = any(name.removesuffix(".txt") not in self._now.settings for name in self._files)
+        otherwise = Cause.PROMPT if loose else Cause.LOGIC
+        if turn is None or turn.kind not in self._then.settings:
+            return otherwise
         if self._then.template_hash(turn.kind) != self._now.template_hash(turn.kind):
             files = self._then.text(turn.kind) != self._now.text(turn.kind)
             return Cause.SETTINGS if turn.kind in self._settings and not files else Cause.PROMPT
         asked = self._log.prompt(turn.scene, turn.path, turn.attempt)
         today = [(_core.blake3(text.encode()), trusted) for text, trusted in turn.segments]
-        return Cause.FORM if asked == today else Cause.LOGIC
+        return Cause.FORM if asked == today else otherwise
 
 
 def changes(config: RunConfig, prompts: Prompts) -> tuple[list[str], list[str]]:

@@ -307,19 +307,19 @@ class _SceneCheck:
         """Check completions against their events, and requests against what they are made from."""
         completions = self._scene.completions
         events: dict[tuple[str, int], dict[str, Any]] = {}
-        for seq, payload, _ in self._scene.events:
+        for place, payload, _ in self._scene.events:
             if payload.startswith('{"kind":"TurnCompleted",'):
                 with contextlib.suppress(msgspec.DecodeError):
                     event = msgspec.json.decode(payload, type=dict[str, Any])
                     key = event.get("path", ""), event.get("attempt", 0)
                     events[key] = event
-                    self._seqs[key] = seq
+                    self._seqs[key] = place
         for key in self._seqs:
             if key not in completions:
                 self._find("the event's completion is missing", self._seqs[key], _name(*key))
         for key, completion in completions.items():
             name = _name(*key)
-            seq = self._seqs.get(key)
+            at = self._seqs.get(key)
             if key not in events:
                 if ended:
                     self._find("the completion has no event, though the scene completed", None, name)
@@ -334,9 +334,9 @@ class _SceneCheck:
                 ):
                     if event.get(column) != held:
                         what = "kind" if column == "turn" else column
-                        self._find(f"the completion's {what} is {held}; its event says {event.get(column)}", seq, name)
+                        self._find(f"the completion's {what} is {held}; its event says {event.get(column)}", at, name)
             if completion.sampling is not None and self._request(key, completion) != completion.request:
-                self._find("the request is not the hash of its segments, settings and key", seq, name)
+                self._find("the request is not the hash of its segments, settings and key", at, name)
 
     def _request(self, key: tuple[str, int], completion: _Completion) -> bytes | None:
         try:
