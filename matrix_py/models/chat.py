@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jinja2
 from jinja2 import nodes
@@ -53,17 +53,21 @@ class Segment(NamedTuple):
     trusted: bool
 
 
+# A segment, or the name of a field that whoever asked for the layout fills in.
+Piece: TypeAlias = Segment | str
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What one side says.
 
     Attributes:
         role: `system`, `user` or `assistant`.
-        parts: the content, in order.
+        parts: the content, in order; names of fields for `place` only.
     """
 
     role: str
-    parts: tuple[Segment, ...]
+    parts: tuple[Piece, ...]
 
 
 _BLANK_LINE = Segment("\n\n", trusted=True)
@@ -141,13 +145,21 @@ class ChatTemplate:
         Raises:
             TemplateError: the template refuses these messages, or leaves out, repeats, reorders or cuts their content.
         """
+        pieces = self.place(messages, prefill=[Segment(prefill, trusted=True)] if isinstance(prefill, str) else prefill)
+        return tuple(merge(piece for piece in pieces if isinstance(piece, Segment)))
+
+    def place(self, messages: Sequence[Message], *, prefill: Sequence[Piece] = ()) -> list[Piece]:
+        """Return the pieces of a prompt in order, the template's own between the messages' parts: what `render` joins.
+
+        Raises:
+            TemplateError: as for `render`.
+        """
         if any(message.role == "system" for message in messages) and self.folds_system:
             messages = self._fold(messages)
-        pieces: list[Segment] = []
+        pieces: list[Piece] = []
         for item in self._layout(tuple([message.role for message in messages])):
             pieces += messages[item].parts if isinstance(item, int) else (item,)
-        pieces += [Segment(prefill, trusted=True)] if isinstance(prefill, str) else prefill
-        return _merge(pieces)
+        return [*pieces, *prefill]
 
     def _fold(self, messages: Sequence[Message]) -> list[Message]:
         head = [part for message in messages if message.role == "system" for part in (*message.parts, _BLANK_LINE)]
@@ -250,7 +262,7 @@ def _read_file(path: str) -> str:
         raise TemplateError(msg) from None
 
 
-def _merge(pieces: Iterable[Segment]) -> tuple[Segment, ...]:
+def merge(pieces: Iterable[Segment]) -> list[Segment]:
     """Drop empty segments and join trusted neighbours."""
     merged: list[Segment] = []
     pending = ""
@@ -265,7 +277,7 @@ def _merge(pieces: Iterable[Segment]) -> tuple[Segment, ...]:
             merged.append(piece)
     if pending:
         merged.append(Segment(pending, trusted=True))
-    return tuple(merged)
+    return merged
 
 
 def _describe(error: Exception) -> str:

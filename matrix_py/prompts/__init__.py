@@ -22,7 +22,7 @@ import msgspec
 
 from matrix_py._core import Sampling, blake3
 from matrix_py.errors import ConfigError, MatrixError
-from matrix_py.models.chat import ChatTemplate, Message, Segment
+from matrix_py.models.chat import ChatTemplate, Message, Segment, merge
 from matrix_py.types import TurnSettings
 
 SETTINGS_FILE = "settings.toml"
@@ -31,6 +31,8 @@ PRINCIPLES_FILE = "principles.txt"
 
 # A budget may take at most one part in this many of the context.
 _CONTEXT_SHARE = 4
+# Settings of forms that are kept.
+_MOST_BOUND = 1024
 # Of whole numbers in settings; the core knows the bounds of the others.
 _BOUNDS = {"max_tokens": (1, 2**31 - 1), "top_k": (0, 2**31 - 1), "retries": (0, 2)}
 
@@ -95,6 +97,10 @@ class Prompts:
                 raise ConfigError(f"turn kind {kind!r} has settings but no prompt file {name}: add the file or drop [{kind}]")
             self._prompts[kind] = _parse(name, _included(name, files))
         self._most_tokens = None if context is None else max(context // _CONTEXT_SHARE, 1)
+        # By kind, and whether it is for a later attempt.
+        self._layouts: dict[tuple[str, bool], _Parts] = {}
+        # Of turns under forms; most forms come up again, those of a list of names within their scene.
+        self._bound: dict[tuple[str, str | None, int, tuple[str, ...]], Sampling] = {}
         self._sampling = {kind: self._make_sampling(kind, None, 1, ()) for kind in settings}
         self._template_hashes = {kind: self._hash_template(kind) for kind in settings}
 
@@ -120,7 +126,14 @@ class Prompts:
             choices: two texts that the form decides between, whose log-odds are recorded.
         """
         self._known(kind)
-        return self._sampling[kind] if form is None and times == 1 else self._make_sampling(kind, form, times, choices)
+        if form is None and times == 1:
+            return self._sampling[kind]
+        key = kind, form, times, tuple(choices)
+        if key not in self._bound:
+            if len(self._bound) >= _MOST_BOUND:
+                self._bound.clear()
+            self._bound[key] = self._make_sampling(kind, form, times, choices)
+        return self._bound[key]
 
     def attempts(self, kind: str) -> int:
         """Return how often a turn may be asked: a greedy turn once, and once more if its prompt file has a prefill for retries."""
@@ -148,17 +161,23 @@ class Prompts:
             TemplateError: the template cannot place the messages exactly.
         """
         self._known(kind)
-        prompt = self._prompts[kind]
-        missing = prompt.fields - values.keys()
+        missing = self._prompts[kind].fields - values.keys()
         if missing:
             raise ConfigError(
                 f"{kind}.txt uses {{{min(missing)}}}, which this scene does not give: it gives {', '.join(sorted(values)) or 'nothing'}"
             )
+        if (kind, retry) not in self._layouts:
+            self._layouts[kind, retry] = self._layout(kind, retry=retry)
+        return merge(_filled(self._layouts[kind, retry], values))
+
+    def _layout(self, kind: str, *, retry: bool) -> _Parts:
+        """Place a prompt's messages once for all its turns: only the values differ."""
+        prompt = self._prompts[kind]
         system = self._system_of(kind)
         messages = [Message("system", (Segment(system, trusted=True),))] if system else []
-        messages += [Message(role, _filled(parts, values)) for role, parts in prompt.messages]
+        messages += [Message(role, parts) for role, parts in prompt.messages]
         prefill = prompt.retry if retry and prompt.retry is not None else prompt.prefill
-        return list(self.template.render(messages, prefill=_filled(prefill, values)))
+        return tuple(self.template.place(messages, prefill=prefill))
 
     def _known(self, kind: str) -> None:
         if kind not in self.settings:
@@ -313,16 +332,16 @@ def _fields(name: str, body: str) -> _Parts:
     return tuple(part for part in parts if isinstance(part, str) or part.text)
 
 
-def _filled(parts: _Parts, values: Mapping[str, Value]) -> tuple[Segment, ...]:
-    filled: list[Segment] = []
+def _filled(parts: _Parts, values: Mapping[str, Value]) -> Iterator[Segment]:
     for part in parts:
         if isinstance(part, Segment):
-            filled.append(part)
+            yield part
             continue
         value = values[part]
-        for place, line in enumerate([value] if isinstance(value, str) else value):
+        if isinstance(value, str):
+            yield Segment(value, False)
+            continue
+        for place, line in enumerate(value):
             if place:
-                filled.append(_NEW_LINE)
-            if line:
-                filled.append(Segment(line, trusted=False))
-    return tuple(filled)
+                yield _NEW_LINE
+            yield Segment(line, False)

@@ -30,7 +30,8 @@ _MARK = re.compile(r"^\w+[.:] ")
 _TAG = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)*]{0,2}(?=\s)|[。！？][”’」』]{0,2}")
 _TURN_START = r"(\A|\n|[.!?…][\"'”’»)*]?(?=\s)|[。！？][”’」』]?)\s{0,8}"
-_SPACES = re.compile(r"[^\S\n]+")
+# White space that is not one plain space between words.
+_SPACES = re.compile(r"[^\S\n]{2,}|[^\S\n ]")
 _WORD_END = re.compile(r"\S(?=\s)")
 
 
@@ -49,19 +50,21 @@ def clean(text: str, speakers: Sequence[str] = ()) -> tuple[str, tuple[Cut, ...]
     """
     text = text.strip()
     cuts: list[Cut] = []
-    own_label = re.compile(rf"(?:\s*+{_label(speakers[:1])})++", re.IGNORECASE)
+    # Without a colon there is no label, and patterns of names are dear to compile.
+    speaks = ":" in text or "：" in text
+    own_label = re.compile(rf"(?:\s*+{_label(speakers[:1])})++", re.IGNORECASE) if speaks else None
     start = 0
     while True:
         if (end := _end_of_thoughts(text, start)) > start:
             cuts.append("thinking")
-        elif label := own_label.match(text, start):
+        elif own_label is not None and (label := own_label.match(text, start)):
             end = label.end()
             cuts.append("label")
         else:
             break
         start = end
     text = text[start:].strip()
-    if turn := re.search(_TURN_START + _label(speakers), text, re.IGNORECASE):
+    if speaks and (turn := re.search(_TURN_START + _label(speakers), text, re.IGNORECASE)):
         text = text[: turn.end(1)].rstrip()
         cuts.append("run_on")
     while (end := _end_before_loop(text)) < len(text):
@@ -163,6 +166,8 @@ def _common_prefixes(text: str, most: int) -> list[int]:
 
 
 def _is_repetitive(text: str) -> bool:
+    if len(text) < _MIN_STRETCHES + _STRETCH - 1:
+        return False
     letters = "".join(filter(str.isalnum, text))
     total = len(letters) - _STRETCH + 1
     return total >= _MIN_STRETCHES and 2 * len({letters[start : start + _STRETCH] for start in range(total)}) < total
