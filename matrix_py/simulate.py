@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import msgspec
+from msgspec import structs
 
 from matrix_py import _core
 from matrix_py.check import kept_check
@@ -212,7 +213,8 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
             raise ModelError(f"model {model_path} is not the one that {path} was begun with: give that file with --model")
         with Engine(str(model_path), options, announce=reporter.line) as opened:
             reporter.line(opened.summary)
-            return run(log, prompts, function, opened, window=2 * opened.parallel, reporter=reporter, stats=opened.stats)
+            window, now = 2 * opened.parallel, structs.replace(execution, **_how(opened, options))
+            return run(log, prompts, function, opened, window=window, reporter=reporter, stats=opened.stats, execution=now)
 
 
 def _adapter(record: RunRecord, given: Path | None) -> Path | None:
@@ -249,10 +251,11 @@ def run(
     window: int,
     reporter: Reporter | None = None,
     stats: Callable[[], dict[str, int]] = dict,
+    execution: Execution | None = None,
 ) -> RunSummary:
     """Drive the unfinished scenes of an open log, with any answerer.
 
-    Ctrl-C ends it early; the log is whole then as well.
+    Ctrl-C ends it early; the log is whole then as well. `execution` is how this session runs, where that is not as the run was begun.
 
     Raises:
         MatrixError: the answerer is gone, the log cannot be written, or what it holds is not what the scenes derive.
@@ -262,7 +265,7 @@ def run(
     event_log = _core.EventLog()
     num_scenes, before = log.num_scenes(), log.num_finished()
     start = time.monotonic()
-    writer = log.writer(event_log)
+    writer = log.writer(event_log, execution)
 
     def progress(counts: Counts, num_open: int) -> None:
         reporter.progress(replace(counts, completed=counts.completed + before), num_open, num_scenes)
@@ -328,27 +331,34 @@ def _stopping_on_interrupt(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 def _execution(options: SimulateOptions, engine: Engine) -> Execution:
     return Execution(
-        model_path=str(engine.path.absolute()) if hub.is_path(options.model) else options.model,
         model_description=engine.facts.description,
-        llama_cpp=_build(),
-        device="cpu" if options.engine.gpu_layers == 0 else "gpu",
-        gpu_layers=options.engine.gpu_layers,
-        kv=f"{engine.kv} f16",
-        kv_tokens=engine.kv_tokens,
         adapter_path="" if options.engine.lora is None else str(options.engine.lora.absolute()),
-        parallel=engine.parallel,
-        cached=engine.cached,
-        threads=engine.threads,
-        batch=options.engine.batch,
-        prefix_reuse=options.engine.prefix_reuse,
         self_test=engine.self_test,
         inputs=list(options.inputs),
         dropped={},
         prompts_dir="" if options.prompts_dir is None else str(options.prompts_dir.absolute()),
         config_file="" if options.config_file is None else str(options.config_file.absolute()),
-        versions={name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         model_check=msgspec.to_builtins(kept_check(engine.model_hash.hex())),
+        **_how(engine, options.engine) | {"model_path": str(engine.path.absolute()) if hub.is_path(options.model) else options.model},
     )
+
+
+def _how(engine: Engine, options: EngineOptions) -> dict[str, Any]:
+    """What a session that resumes a run may do otherwise."""
+    return {
+        "model_path": str(engine.path.absolute()),
+        "llama_cpp": _build(),
+        "device": "cpu" if options.gpu_layers == 0 else "gpu",
+        "gpu_layers": options.gpu_layers,
+        "kv": f"{engine.kv} f16",
+        "kv_tokens": engine.kv_tokens,
+        "parallel": engine.parallel,
+        "cached": engine.cached,
+        "threads": engine.threads,
+        "batch": options.batch,
+        "prefix_reuse": options.prefix_reuse,
+        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+    }
 
 
 def _build() -> str:
