@@ -5,8 +5,20 @@ them. One writer thread with a connection of its own commits what the run has bu
 than the events that follow from them.
 """
 
+from matrix_py.store.labels import LabelRow, LabelTables, SceneTexts, TurnText
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.log import FORMAT, OLDEST_FORMAT, Log
 from matrix_py.store.writer import Writer
 
-__all__ = ["FORMAT", "OLDEST_FORMAT", "Log", "SceneLister", "Writer", "check_writable"]
+__all__ = [
+    "FORMAT",
+    "OLDEST_FORMAT",
+    "LabelRow",
+    "LabelTables",
+    "Log",
+    "SceneLister",
+    "SceneTexts",
+    "TurnText",
+    "Writer",
+    "check_writable",
+]

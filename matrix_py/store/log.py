@@ -13,6 +13,7 @@ import msgspec
 from matrix_py import _core
 from matrix_py.errors import FormatError, StoreError
 from matrix_py.store.connection import connect, first_line, one_line, quoted, remove, sql
+from matrix_py.store.labels import LabelTables
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.writer import Writer
 from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, StoredScene
@@ -134,6 +135,10 @@ class Log:
             ).fetchone()
         assert session is not None
         return Writer(self.path, connection, event_log, session=session[0])
+
+    def labels(self) -> LabelTables:
+        """Return the tables of labels, beside which other parts of the log are read; close them."""
+        return LabelTables(self.path, self._connection)
 
     def num_scenes(self) -> int:
         """Return the number of scenes of the run, finished or not."""
