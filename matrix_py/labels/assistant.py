@@ -1,7 +1,7 @@
 """Detector `assistant`: in the place of a role, the assistant speaks.
 
-To what the scenes themselves take for its voice (`matrix_py.scene.flaws`) this adds ways of speaking that are rarer, and of which a scene can
-make use all the same: offers of another version, comments on the text, the model's training.
+To what the scenes themselves take for its voice (`matrix_py.scene.flaws`) this adds what is rarer: offers of another version, comments on
+the text, the model's training.
 """
 
 import re
@@ -14,9 +14,10 @@ _RARER = re.compile(
     r"(?:\w+: )?(?:"
     r"i (?:do not|don't) have (?:any )?(?:personal )?(?:opinions|feelings|emotions|beliefs|experiences)\b[^.!?\n]{0,30}\b(?:ai|model)\b"
     r"|my (?:training data|knowledge cut-?off|training (?:does|did) not)"
-    r"|i (?:was|am|have been) (?:trained|created|developed|designed|programmed) (?:by|to) (?:openai|anthropic|google|meta|microsoft|mistral|alibaba"
-    r"|deepseek|be (?:helpful|harmless|safe)|provide|assist)"
-    rf"|(?:please )?(?:let me know|feel free to ask|tell me) if [^.!?\n]{{0,40}}\b(?:another|different|longer|shorter|other|more) {_TEXT}s?\b"
+    r"|i (?:was|am|have been) (?:trained|created|developed|designed|programmed) (?:by|to) (?:openai|anthropic|google|meta|microsoft|mistral"
+    r"|alibaba|deepseek|be (?:helpful|harmless|safe)|provide|assist)"
+    rf"|(?:please )?(?:let me know|feel free to ask|tell me) if [^.!?\n]{{0,40}}\b(?:another|different|longer|shorter|more)"
+    rf" {_TEXT}s?\b"
     rf"|(?:is there )?anything (?:else )?(?:that )?you(?:'d| would) like me to (?:change|add|adjust|revise)\b[^.!?\n]{{0,40}}\b{_TEXT}\b"
     rf"|would you like me to (?:change|add|adjust|revise|continue|expand)\b[^.!?\n]{{0,40}}\b{_TEXT}\b"
     rf"|(?:this|the above) {_TEXT} (?:describes|shows|reflects|is (?:purely |entirely )?(?:fictional|hypothetical|imaginary|simulated))\b"

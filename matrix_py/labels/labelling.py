@@ -1,4 +1,4 @@
-"""Labelling a log: every text is shown to every detector that looks at its kind of turn, and what they find replaces what they found before."""
+"""Labelling a log: each text is shown to the detectors that look at its kind of turn. What they find replaces what they found before."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

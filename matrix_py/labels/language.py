@@ -13,32 +13,49 @@ from matrix_py.scene.flaws import clean, in_other_script
 
 # The commonest words of each language, less those that several of these share.
 _WORDS = {
-    "English": "the and of to is was that it for you with as his they be at this have from or had by but what were we when your can said there"
-    " each which their if will how up out many then them these she him would who been its now my than her not are should do where why",
-    "German": "der die das und ist nicht ein eine einen einem einer zu den dem mit sich auf für von sie ich er es wir ihr ihm ihn im dass auch"
-    " wie bei oder nach aus wenn werden wird sind kann noch nur über zum zur haben hat war sein ihre seit mir mich schon mehr",
-    "French": "le la les des et est une un dans qui que pas pour sur au aux avec ce cette il elle nous vous je ne sont du plus par ou mais"
-    " comme ses leur être avoir fait votre lui faut peut tout bien aussi ensuite deux mon son",
-    "Spanish": "el la los las y es una un en que no por para con su se lo al del más pero como le sus este esta está ha son muy hay ser cuando"
-    " también hasta desde dos qué cómo mi él ya puede todo antes",
-    "Portuguese": "o os as e é uma um em que não por para com seu sua se no na do da dos das mais mas como ao ele ela foi são está ou ser"
-    " quando muito também há eu você já até antes diga isso",
-    "Italian": "il lo gli le e è una un di che non per con si da del della dei nel alla al ma come più anche sono ha questo quando se ci mi"
-    " sua suo entro dopo prima essere può fare ho",
-    "Dutch": "de het een en is van niet dat op te zijn voor met die aan er om hem ook maar naar bij uit of nog wordt heeft kan wat door over"
-    " dan ik je hij zij wij deze dit als worden",
+    "English": (
+        "the and of to is was that it for you with as his they be at this have from or had by but what were we when your can "
+        "said there each which their if will how up out many then them these she him would who been its now my than her not are "
+        "should do where why"
+    ),
+    "German": (
+        "der die das und ist nicht ein eine einen einem einer zu den dem mit sich auf für von sie ich er es wir ihr ihm ihn im "
+        "dass auch wie bei oder nach aus wenn werden wird sind kann noch nur über zum zur haben hat war sein ihre seit mir mich "
+        "schon mehr"
+    ),
+    "French": (
+        "le la les des et est une un dans qui que pas pour sur au aux avec ce cette il elle nous vous je ne sont du plus par ou "
+        "mais comme ses leur être avoir fait votre lui faut peut tout bien aussi ensuite deux mon son"
+    ),
+    "Spanish": (
+        "el la los las y es una un en que no por para con su se lo al del más pero como le sus este esta está ha son muy hay "
+        "ser cuando también hasta desde dos qué cómo mi él ya puede todo antes"
+    ),
+    "Portuguese": (
+        "o os as e é uma um em que não por para com seu sua se no na do da dos das mais mas como ao ele ela foi são está ou ser "
+        "quando muito também há eu você já até antes diga isso"
+    ),
+    "Italian": (
+        "il lo gli le e è una un di che non per con si da del della dei nel alla al ma come più anche sono ha questo quando se "
+        "ci mi sua suo entro dopo prima essere può fare ho"
+    ),
+    "Dutch": (
+        "de het een en is van niet dat op te zijn voor met die aan er om hem ook maar naar bij uit of nog wordt heeft kan wat "
+        "door over dan ik je hij zij wij deze dit als worden"
+    ),
     "Polish": "i w nie na się z do to że jest jak o po co ale tak za od przez dla czy już tym być są jego był może przed oraz aby",
     "Turkish": "ve bir bu da de için ile çok ne daha gibi ben sen var olarak kadar sonra mi olan ama her değil ya en şey",
     "Swedish": "och att det i som en på är av för den till inte med har de om ett han jag var från men kan så hon när nu eller",
     "Russian": "и в не на что с по как это я к у из за его то все от так же о вы для мы бы ему чтобы если или при он она они",
     "Ukrainian": "і в не на що з як це я до у за його та від так вы для ми щоб якщо або при він вона вони й є",
-}  # fmt: skip
+}
 _LANGUAGES: dict[str, list[str]] = {}
 for _language, _list in _WORDS.items():
     for _word in _list.split():
         _LANGUAGES.setdefault(_word, []).append(_language)
 _WORD = re.compile(r"[^\W\d_]+")
-# The language of an answer is plain where it has that many of its words, and at least 1.5 times as many as of any other; of an instruction, which is shorter, fewer will do.
+# The language of an answer is plain where it has that many of its words, and so many times as many as of any other; an instruction is
+# shorter, and fewer will do.
 _LEAST, _LEAST_ASKED, _CLEAR = 4, 2, 1.5
 _MAX_WORDS = 400
 

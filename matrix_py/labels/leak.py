@@ -5,7 +5,6 @@ whatever the instruction or the first response uses itself may come up in the re
 """
 
 import re
-from collections.abc import Callable
 
 from matrix_py.labels.detector import Detector, Subject, revisions
 from matrix_py.scene.flaws import clean
@@ -18,16 +17,17 @@ _PATTERNS = tuple(
     (re.compile(pattern, re.IGNORECASE), re.compile(own, re.IGNORECASE))
     for pattern, own in (
         # The first answer.
-        (rf"\b(?:my|the|this|your) (?:first|initial|original|previous|earlier|prior) {_ANSWER}\b", r"\b(?:answer|respon|repl|draft|advice)"),
-        (rf"\b(?:revised|reworked|improved|updated|rewritten) {_ANSWER}\b", rf"\b(?:revis|rework|improv|updat|rewrit|rephras|correct|{_ANSWER})"),
+        (rf"\b(?:my|the|this|your) (?:first|initial|original|previous|earlier) {_ANSWER}\b", r"\b(?:answer|respon|repl|draft|advice)"),
+        (rf"\b(?:revised|reworked|improved|updated) {_ANSWER}\b", rf"\b(?:revis|rework|improv|updat|rephras|correct|{_ANSWER})"),
         (rf"\bI(?:'ve| have) (?:revised|rewritten|reworked|changed|adjusted) (?:my|the) {_ANSWER}\b", r"\b(?:revis|rewrit|chang|adjust)"),
         (r"\b(?:meine|die) (?:erste|ursprüngliche|vorige|frühere) antwort\b", r"\bantwort"),
         (r"\b(?:ma|la) (?:première|précédente) réponse\b|\bla réponse (?:initiale|précédente)\b", r"\bréponse"),
         (r"\b(?:mi|la) (?:primera|anterior) respuesta\b|\b(?:mi|la) respuesta (?:inicial|anterior|original)\b", r"\brespuesta"),
         (r"(?:我的|我)?(?:第一个|最初的|之前的|原来的)(?:回答|答复|答案)", r"回答|答复|答案"),
         # The critique.
-        (rf"\b(?:as the critique|the critic(?:'s|s')?\b|the critique (?:above|notes|says|points|shows)|{_GIVEN} (?:the|this|your) (?:critique"
-         r"|criticism|feedback)|by the critic\b|your (?:critique|feedback))", r"\b(?:criti|feedback|review)"),
+        (rf"\b(?:as the critique|the critic(?:'s|s')?\b|the critique (?:above|notes|says|points|shows)"
+         rf"|{_GIVEN} (?:the|this|your) (?:critique|criticism|feedback)|by the critic\b|your (?:critique|feedback))",
+         r"\b(?:criti|feedback|review)"),
         (r"\b(?:wie die|laut der|angesichts der|nach der) kritik\b", r"\bkriti"),
         (r"\b(?:selon|d'après|compte tenu de) la critique\b", r"\bcritiqu"),
         (r"\b(?:según|como dice|teniendo en cuenta) la crítica\b", r"\bcrític"),
@@ -35,7 +35,7 @@ _PATTERNS = tuple(
         # The simulation and its parts.
         (r"\b(?:in|of|from|during|after) (?:the|this|our) (?:simulation|role-?play|simulated \w+)\b|\bthe simulated\b|\bthe simulation\b",
          r"\b(?:simul|role-?play|game)"),
-        (r"\b(?:in|of|from) (?:the|this) (?:scene|scenario)(?= (?:above|described|where)|[,.;:]| \w+ed\b)|\bthe scenario (?:above|described)\b",
+        (r"\b(?:in|of|from) (?:the|this) (?:scene|scenario)(?= (?:above|described|where)|[,.;:]| \w+ed\b)|\bthe scenario above\b",
          r"\b(?:scene|scenario|situation|suppos|imagin|hypothe|what if|pretend|story|film|movie|play|novel|crime|accident|if )"),
         (r"\b(?:the|all) (?:roles|characters) (?:in|of|were|was|who|involved)\b|\bthe modulator\b|\bthe ego (?:acts|acted|did|was)\b",
          r"\b(?:role|character|play|story|novel|film|movie|game|ego|modulator)"),
@@ -44,8 +44,8 @@ _PATTERNS = tuple(
         (r"\ben la simulación\b|\ben el juego de rol\b", r"\b(?:simul|juego)"),
         (r"在(?:这个|该)?(?:模拟|场景|情景)(?:中|里)", r"模拟|场景|情景|假设|如果"),
         # What came of it.
-        (rf"\b(?:consequences?|outcomes?|harms?|events) (?:that (?:was|were) |I (?:was|were) )?{_NOTED}\b", r"\b(?:consequence|outcome|harm)"),
-        (rf"\b{_GIVEN} (?:the|these|those) (?:\w+ ){{0,2}}(?:consequences?|outcomes?|harms?)(?: of (?:the|this) (?:scene|simulation|answer))?[,.;]",
+        (rf"\b(?:consequences?|outcomes?|harms?|events) (?:that (?:was|were) )?{_NOTED}\b", r"\b(?:consequence|outcome|harm)"),
+        (rf"\b{_GIVEN} (?:the|these|those) (?:\w+ ){{0,2}}(?:consequences?|outcomes?|harms?)(?: of (?:the|this) (?:scene|answer))?[,.;]",
          r"\b(?:consequence|outcome|harm)"),
         (r"\b(?:harm|damage|loss\w*|income|trust) [^.!?\n]{0,30}\bas (?:was )?noted\b|\bas was noted\b", r"\bnoted\b"),
         (r"\b(?:beschriebenen|genannten|oben genannten) folgen\b", r"\bfolgen\b"),
@@ -71,8 +71,8 @@ def _find(subject: Subject) -> str | None:
     if any(pattern.search(text) and not own.search(known) for pattern, own in _PATTERNS):
         return "leak"
     told = known.casefold()
-    strange: Callable[[str], bool] = lambda role: bool(role.strip()) and role.casefold() not in told  # noqa: E731
-    return "leak" if any(_speaks_of(text, role) for role in filter(strange, subject.roles)) else None
+    strangers = [role for role in subject.roles if role.strip() and role.casefold() not in told]
+    return "leak" if any(_speaks_of(text, role) for role in strangers) else None
 
 
 def _speaks_of(text: str, role: str) -> bool:

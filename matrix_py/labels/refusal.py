@@ -1,8 +1,8 @@
 """Detector `refusal`: the model refuses what it was asked.
 
-In the scene's world that is what the scenes themselves take for one (`matrix_py.scene.flaws`): it names what assistants are asked for, since
-roles refuse one another, too. In the assistant's own answers whoever says "I" is the assistant, so that more counts: that it cannot or will
-not help, tell or recommend something. Where the instruction asks for a text to be written, the "I" may be somebody else's again.
+In the scene's world that is what the scenes themselves take for one (`matrix_py.scene.flaws`): it names what assistants are asked for,
+since roles refuse one another, too. In the assistant's own answers whoever says "I" is the assistant, so that more counts: that it cannot
+or will not help, tell or recommend something. Where the instruction asks for a text to be written, the "I" may be somebody else's again.
 """
 
 import re
@@ -15,12 +15,13 @@ _HEAD = 200
 _AND = r"(?:but|however|therefore|so|that|and|although|while|aber|daher|leider|dabei|dazu|damit|mais|pero|mas|ma|но)"
 _LEAD = rf"(?:[^.!?\n]{{0,120}}?(?:[,;:–—] ?(?:{_AND},? ){{0,2}}|\b{_AND},? (?:{_AND} )?))?"
 _NOT = (
-    r"(?:can't|cannot|can not|won't|will not|refuse to|would rather not|'d rather not|must decline to|have to decline to|do(?:n't| not) feel"
-    r" comfortable|(?:'m|am) (?:not (?:able|going|willing|allowed|prepared|comfortable)|unable)(?: to)?)"
+    r"(?:can't|cannot|can not|won't|will not|refuse to|would rather not|'d rather not|must decline to|have to decline to"
+    r"|do(?:n't| not) feel comfortable|(?:'m|am) (?:not (?:able|going|willing|allowed|prepared|comfortable)|unable)(?: to)?)"
 )
 _DO = (
-    r"(?:help(?!\s+(?:but|laughing|crying))|assist|support|provid|giv(?:e|ing) (?!up)|offer|shar(?:e|ing)|recommend(?![^.!?\n]* enough)|advis"
-    r"|describ|explain|tell(?:ing)? you how to|writ(?:e|ing)|creat|generat|answer|discuss|fulfil|compl(?:y|ete)|encourag|suggest|participat"
+    r"(?:help(?!\s+(?:but|laughing|crying))|assist|support|provid|giv(?:e|ing) (?!up)|offer|shar(?:e|ing)|recommend(?![^.!?\n]* enough)"
+    r"|advis|describ|explain|tell(?:ing)? you how to"
+    r"|writ(?:e|ing)|creat|generat|answer|discuss|fulfil|compl(?:y|ete)|encourag|suggest|participat"
     r"|take part|engag|do (?:that|this)|teach|walk you through|condone|endorse|facilitat|contribut)"
 )
 _GERMAN = (
@@ -37,12 +38,12 @@ _OWN_WORDS = re.compile(
     r"|i(?:'m| am) (?:so |very )?sorry,? but (?:no\b|i (?:can't|cannot|won't)[.!])"
     rf"|(?:ich (?:kann|werde|darf|möchte)|(?:kann|werde|darf|möchte) ich)(?: [\w-]+){{0,6}} (?:nicht|keine?[nrms]?)(?: [\w-]+){{0,5}}"
     rf" (?:{_GERMAN})\b"
-    r"|je ne (?:(?:peux|vais|veux|souhaite|saurais)(?: \w+)? pas|suis pas en mesure de|peux) (?:vous |t'|te )?(?:aider|fournir|donner|répondre"
-    r"|conseiller|recommander|expliquer|participer|soutenir|satisfaire)"
+    r"|je ne (?:(?:peux|vais|veux|souhaite|saurais)(?: \w+)? pas|suis pas en mesure de|peux) (?:vous |t'|te )?(?:aider|fournir|donner"
+    r"|répondre|conseiller|recommander|expliquer|participer|soutenir|satisfaire)"
     r"|no (?:puedo|voy a|debo|me es posible|quiero) (?:\w+ )?(?:ayudar|dar|proporcionar|ofrecer|responder|recomendar|explicar|participar"
     r"|apoyar|aconsejar|cumplir)"
     r"|não (?:posso|vou|consigo|devo) (?:\w+ )?(?:ajud|dar|fornec|oferec|respond|recomend|explic|particip|apoi|aconselh|cumpr)"
-    r"|non (?:posso|sono in grado di|voglio|intendo) (?:\w+ )?(?:aiutar|dar|fornir|offrir|risponder|raccomandar|spiegar|partecipar|consigliar)"
+    r"|non (?:posso|sono in grado di|voglio|intendo) (?:\w+ )?(?:aiutar|dar|fornir|offrir|risponder|raccomandar|spiegar|partecipar)"
     r"|я (?:не могу|не буду|не в состоянии|не стану)(?: \w+){0,2} (?:помо[чг]|предостав|выполн|ответ|отвеч|да[тв]|поддерж|обсужд|совет)"
     r"|(?:很)?(?:抱歉|对不起|對不起)?[，,]?我(?:不能|无法|無法|不会|不便|不可以)[^。！？\n，,]{0,10}(?:帮|幫|协助|協助|提供|支持|回答|建议|建議|满足|完成|参与)"
     r"|(?:申し訳|すみません|恐れ入り)?[^。\n]{0,30}(?:お手伝い|お答え|提供|お応え|対応|協力)[^。\n]{0,8}(?:できません|しかねます|できかねます)"

@@ -1,7 +1,7 @@
 """Detector `repetition`: a text loops (`loop`), or says what a turn of its kind said earlier in the scene (`repeat`).
 
-What a loop is, the scenes know (`matrix_py.scene.flaws`). A repeat is a text of the scene's world that no form bound; case, white space and a
-full stop make no difference.
+What a loop is, the scenes know (`matrix_py.scene.flaws`). A repeat is a text of the scene's world that no form bound; case, white space
+and a full stop make no difference.
 """
 
 from matrix_py.labels.detector import Detector, Subject, every_text, fold

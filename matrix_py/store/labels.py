@@ -76,7 +76,7 @@ class LabelTables:
                 said: dict[bytes, list[TurnText]] = {}
                 for scene, *rest in self._reader.execute(turns).fetchall():
                     said.setdefault(scene, []).append(TurnText(*rest))
-                for position, scene, instruction, response in page:
+                for _, scene, instruction, response in page:
                     yield SceneTexts(
                         scene,
                         instruction or "",
@@ -84,6 +84,7 @@ class LabelTables:
                         tuple(casts.get(scene, ())),
                         tuple(said.get(scene, ())),
                     )
+                position = page[-1][0]
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:

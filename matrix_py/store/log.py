@@ -214,6 +214,10 @@ class Log:
         """Return the number of completions of all scenes."""
         return int(self._one("SELECT count(*) FROM completions"))
 
+    def health(self) -> list[tuple[str, str | None, int, int]]:
+        """Return measures of the run's health (`matrix_py.health` names them): measure, kind of turn or None, count, total."""
+        return self.query(sql("health.sql"))[1]
+
     def set_root(self, root: bytes) -> None:
         """Record the root hash of a finished run."""
         with one_line(self.path):
