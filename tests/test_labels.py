@@ -1,10 +1,11 @@
-"""Labels beside the log: what detectors find and how well, and that labelling is exact, whole, repeatable and of no consequence for a run."""
+"""Labels beside the log: what detectors find and how well; that labelling is whole, repeatable and of no consequence for a run."""
 
 import gc
 import json
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -16,7 +17,6 @@ from logs import drive, make_log, plain_sql
 from social import Script
 from story import social_record, tell
 
-from matrix_py import simulate
 from matrix_py.cli import main
 from matrix_py.errors import ConfigError, StoreError
 from matrix_py.labels import DETECTORS, Detector, Subject, label_run, read_labels
@@ -236,7 +236,8 @@ class TestRun:
         def fail(*arguments: object, **options: object) -> None:
             raise error
 
-        monkeypatch.setattr(simulate, "label_run", fail)
+        # By its name, `matrix_py.simulate` is the function.
+        monkeypatch.setattr(sys.modules["matrix_py.simulate"], "label_run", fail)
         path = tmp_path / "run.duckdb"
         with make_log(path, ["Why?"]) as log:
             summary = drive(log, Script())
@@ -254,7 +255,8 @@ class TestRun:
             found = {each.detector: each for each in read_labels(log).detectors}
 
         refusals = {kind.kind: (kind.labels, kind.num_turns) for kind in found["refusal"].kinds if kind.labels}
-        assert refusals == {"act": ({"refusal": 8}, 12), "react": ({"refusal": 6}, 16)} or refusals.keys() == {"act", "react"}
+        # Two scenes, in each of which the visitor refuses four times, and the guard three times.
+        assert refusals == {"act": ({"refusal": 8}, 12), "react": ({"refusal": 6}, 16)}
         assert {kind.kind for kind in found["leak"].kinds} == {"revise"}
         assert not {"respond", "revise", "recipients"} & {kind.kind for kind in found["assistant"].kinds}
         assert all(each.num_turns == sum(kind.num_turns for kind in each.kinds) for each in found.values())
@@ -283,13 +285,23 @@ def rows_of(log: Log) -> list[tuple[Any, ...]]:
     return log.query("SELECT scene, path, attempt, label, detector, version FROM label ORDER BY ALL")[1]
 
 
+def test_the_example_of_a_detector_runs(story: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(story.parent)
+    [example] = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+
+    exec(example, {})
+
+    assert {row[4] for row in rows(story)} <= {"shouting", *(detector.name for detector in DETECTORS)}
+    assert plain_sql(story, "SELECT count(*) FROM detectors WHERE detector = 'shouting'", read_only=True) == [(1,)]
+
+
 class TestCommand:
     def test_it_prints_rates_and_health(self, story: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["label", str(story)]) == 0
 
         shown = capsys.readouterr()
         assert re.search(r"^refusal +1 +react +refusal +\d+ +\d+ +[\d.]+%", shown.out, re.MULTILINE)
-        assert "infeasible acts 1 of " in shown.out
+        assert "infeasible acts 2 of " in shown.out
         assert "budgets hit: " in shown.out
         assert shown.err == ""
 
