@@ -7,7 +7,7 @@ the text, the model's training.
 import re
 
 from matrix_py.labels.detector import Detector, Subject, world_texts
-from matrix_py.scene.flaws import sentences, speaks_as_assistant
+from matrix_py.scene.flaws import speaks_as_assistant
 
 _TEXT = r"(?:response|reaction|answer|reply|version|description|summary|scenario|story|role-?play|text|profile|role|scene)"
 _RARER = re.compile(
@@ -32,8 +32,7 @@ _RARER = re.compile(
 
 
 def _find(subject: Subject) -> str | None:
-    for line in subject.lines():
-        said, starts = sentences(line)
+    for said, starts in subject.sentences():
         if speaks_as_assistant(said, starts) or any(_RARER.match(said, start) for start in starts):
             return "assistant"
     return None

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
-from matrix_py.scene.flaws import clean
+from matrix_py.scene.flaws import clean, sentences
+
+# Several detectors read a text in the same way, one after the other: so few are kept that memory stays as it is.
+_clean, _sentences = lru_cache(maxsize=4)(clean), lru_cache(maxsize=64)(sentences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,18 @@ class Subject:
     is_form: bool = False
     earlier: Collection[str] = ()
 
-    def lines(self) -> list[str]:
-        """Return what is judged each for itself: the lines of a form, else the whole text without the thoughts at its start."""
-        if self.is_form:
-            return [line for line in self.text.split("\n") if line.strip()]
-        return [clean(self.text)[0]]
+    def cleaned(self) -> str:
+        """Return the text as a scene would go on with it; of a form, all of it."""
+        return self.text if self.is_form else _clean(self.text)[0]
+
+    def loops(self) -> bool:
+        """Whether the text ends in a phrase that it says again and again."""
+        return not self.is_form and "loop" in _clean(self.text)[1]
+
+    def sentences(self) -> list[tuple[str, list[int]]]:
+        """Return what is judged each for itself, the lines of a form or the whole text, as `flaws.sentences` does."""
+        lines = self.text.split("\n") if self.is_form else [self.cleaned()]
+        return [_sentences(line) for line in lines if line.strip() or not self.is_form]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ world may also answer in the language of the prompt.
 
 import re
 from collections import Counter
+from functools import lru_cache
 
 from matrix_py.labels.detector import Detector, Subject, every_text
-from matrix_py.scene.flaws import clean, in_other_script
+from matrix_py.scene.flaws import in_other_script
 
 # The commonest words of each language, less those that several of these share.
 _WORDS = {
@@ -72,9 +73,9 @@ _ABOUT_LANGUAGE = re.compile(
 
 
 def _find(subject: Subject) -> str | None:
-    if _ABOUT_LANGUAGE.search(subject.instruction):
+    if _is_about_language(subject.instruction):
         return None
-    text = subject.text if subject.is_form else clean(subject.text)[0]
+    text = subject.cleaned()
     like = [subject.instruction, *([subject.prompt] if subject.in_world and subject.prompt else [])]
     if all(in_other_script(text, wanted) for wanted in like):
         return "script"
@@ -82,8 +83,19 @@ def _find(subject: Subject) -> str | None:
     spoken = language_of(text, least=_LEAST)
     if spoken is None or any(in_other_script(text, wanted) for wanted in like):
         return None
-    wanted_languages = [language_of(wanted, least=_LEAST_ASKED) for wanted in like]
+    wanted_languages = [_language_asked(wanted) for wanted in like]
     return "language" if all(wanted not in (None, spoken) for wanted in wanted_languages) else None
+
+
+# The instruction and the prompts stay the same for many turns.
+@lru_cache(maxsize=128)
+def _is_about_language(instruction: str) -> bool:
+    return bool(_ABOUT_LANGUAGE.search(instruction))
+
+
+@lru_cache(maxsize=128)
+def _language_asked(wanted: str) -> str | None:
+    return language_of(wanted, least=_LEAST_ASKED)
 
 
 def language_of(text: str, *, least: int) -> str | None:

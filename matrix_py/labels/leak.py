@@ -7,7 +7,6 @@ whatever the instruction or the first response uses itself may come up in the re
 import re
 
 from matrix_py.labels.detector import Detector, Subject, revisions
-from matrix_py.scene.flaws import clean
 
 _ANSWER = r"(?:answer|response|reply|draft|suggestion|advice|version)"
 _NOTED = r"(?:described|noted|mentioned|listed|outlined|identified|stated|pointed out|raised|above)"
@@ -66,7 +65,7 @@ _CAPITAL_NOUNS = re.compile(r"\b(?:der|die|das|und|nicht|mit|ist)\b")
 
 
 def _find(subject: Subject) -> str | None:
-    text = clean(subject.text)[0]
+    text = subject.cleaned()
     known = f"{subject.instruction}\n{subject.response}"
     if any(pattern.search(text) and not own.search(known) for pattern, own in _PATTERNS):
         return "leak"

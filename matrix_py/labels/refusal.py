@@ -8,7 +8,7 @@ or will not help, tell or recommend something. Where the instruction asks for a 
 import re
 
 from matrix_py.labels.detector import Detector, Subject, every_text
-from matrix_py.scene.flaws import refuses, sentences
+from matrix_py.scene.flaws import refuses
 
 # A refusal may come after an advance or an apology, but not far into an answer.
 _HEAD = 200
@@ -67,8 +67,7 @@ def _find(subject: Subject) -> str | None:
     asks_for_text = not subject.in_world and _ASKS_FOR_TEXT.search(subject.instruction)
     if asks_for_text and _SALUTATION.match(subject.text):
         return None
-    for line in subject.lines():
-        said, starts = sentences(line)
+    for said, starts in subject.sentences():
         if refuses(said, starts):
             return "refusal"
         if not subject.in_world and not asks_for_text and any(_OWN_WORDS.match(said, start) for start in starts if start < _HEAD):

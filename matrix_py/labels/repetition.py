@@ -5,12 +5,11 @@ and a full stop make no difference.
 """
 
 from matrix_py.labels.detector import Detector, Subject, every_text, fold
-from matrix_py.scene.flaws import clean, is_repetitive
+from matrix_py.scene.flaws import is_repetitive
 
 
 def _find(subject: Subject) -> str | None:
-    text, cuts = (subject.text, ()) if subject.is_form else clean(subject.text)
-    if "loop" in cuts or is_repetitive(text):
+    if subject.loops() or is_repetitive(subject.cleaned()):
         return "loop"
     if subject.in_world and not subject.is_form and fold(subject.text) in subject.earlier:
         return "repeat"
