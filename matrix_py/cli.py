@@ -368,6 +368,33 @@ def sql(
 
 
 @app.command()
+def label(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Logs. Their labels are made anew.")],
+    output: Annotated[OutputFormat, typer.Option("--format", help="text, or json: a list of a document a log.")] = OutputFormat.TEXT,
+    quiet: Quiet = False,
+) -> None:
+    """Label what turns said (refusals, loops, leaks), beside the log; print the rates, and how healthy the simulations were."""
+    from matrix_py.health import read_health
+    from matrix_py.labels import label_run
+    from matrix_py.labels.report import document
+    from matrix_py.store import Log
+    from matrix_py.terminal import bar, json_text, print_labels
+
+    documents = []
+    for path in runs:
+        with Log.open(path, read_only=False) as log:
+            with bar("turns", log.num_completions(), quiet=quiet) as progress:
+                labelling = label_run(log, on_progress=lambda done, total: progress("labelling", done))
+            health = read_health(log)
+        if output is OutputFormat.JSON:
+            documents.append(document(labelling, health))
+        else:
+            print_labels(labelling, health)
+    if output is OutputFormat.JSON:
+        sys.stdout.write(json_text(documents) + "\n")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the instructions and the log.")] = Path("demo"),
 ) -> None:

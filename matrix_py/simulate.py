@@ -20,7 +20,9 @@ from matrix_py.check import kept_check
 from matrix_py.embedded import EMBEDDED
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import ConfigError, EngineError, ModelError
+from matrix_py.health import Health, read_health
 from matrix_py.instructions import Dialogue, Reader
+from matrix_py.labels import Labelling, label_run
 from matrix_py.models import hub
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.models.llama import LLAMA_CPP_VERSION, system_info
@@ -100,6 +102,8 @@ class RunSummary:
         interrupted: Ctrl-C ended it.
         max_delay_s: longest time from a completion to its commit to the log, in seconds.
         engine_stats: see `Engine.stats`.
+        labels: what the detectors found in all that the log holds by now; None if labelling failed or was stopped.
+        health: how healthy the simulations were; None with `labels`.
     """
 
     path: Path
@@ -111,6 +115,8 @@ class RunSummary:
     interrupted: bool
     max_delay_s: float
     engine_stats: dict[str, int]
+    labels: Labelling | None = None
+    health: Health | None = None
 
 
 def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdin: IO[bytes] | None = None) -> RunSummary:
@@ -294,17 +300,35 @@ def run(
     root = log.root()
     if root is not None:
         log.set_root(root)
+    wall_s = time.monotonic() - start
+    labels, health, stopped = _judge(log, reporter)
     return RunSummary(
         path=log.path,
         root=root,
         num_scenes=num_scenes,
         num_finished=log.num_finished(),
         counts=pump.counts,
-        wall_s=time.monotonic() - start,
-        interrupted=bool(interrupts),
+        wall_s=wall_s,
+        interrupted=bool(interrupts) or stopped,
         max_delay_s=writer.max_delay_s,
         engine_stats=stats(),
+        labels=labels,
+        health=health,
     )
+
+
+def _judge(log: Log, reporter: Reporter) -> tuple[Labelling | None, Health | None, bool]:
+    """Label the texts of a run and read its health; return also whether Ctrl-C stopped that."""
+    again = f"label them with: matrix label {log.path}"
+    try:
+        return label_run(log, stale_only=True), read_health(log), False
+    except KeyboardInterrupt:
+        reporter.line(f"stopped while texts were labelled; the run itself is whole: {again}")
+        return None, None, True
+    except Exception as error:
+        # Whatever it is: labels stand beside the run, and are no reason to lose it.
+        reporter.line(f"texts are not labelled ({type(error).__name__}: {error}); the run itself is whole: {again}")
+        return None, None, False
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ from rich.text import Text
 
 from matrix_py.check import PAIRS, Check, Share
 from matrix_py.errors import ConfigError
+from matrix_py.health import Health
+from matrix_py.labels import Labelling
+from matrix_py.labels.report import health_lines, label_line, label_rows
 from matrix_py.pump import Counts, KindCounts
 from matrix_py.replay import Replay, describe, grouped
 from matrix_py.show import readable
@@ -144,6 +147,9 @@ def print_summary(summary: RunSummary) -> None:
         console.print(Text(f"root {summary.root.hex()}"), soft_wrap=True)
     _print_kinds(counts)
     _print_flaws(counts)
+    if summary.labels is not None and summary.health is not None:
+        for line in [label_line(summary.labels), *health_lines(summary.health)]:
+            console.print(Text(readable(line)), soft_wrap=True)
     for line in counts.errors:
         notices.print(Text(f"left open: {readable(line)}"), soft_wrap=True)
     if summary.num_finished < summary.num_scenes:
@@ -217,6 +223,14 @@ def replay_document(path: Path, found: Replay) -> dict[str, Any]:
         "problems": found.problems,
         "notes": found.notes,
     }
+
+
+def print_labels(labelling: Labelling, health: Health) -> None:
+    """Print what detectors found, by kind of turn, and how healthy the simulations were."""
+    console.print(Text(readable(str(labelling.path)), style="bold"), soft_wrap=True)
+    print_table(["detector", "version", "kind", "label", "found", "turns", "share"], label_rows(labelling))
+    for line in health_lines(health):
+        console.print(Text(readable(line)), soft_wrap=True)
 
 
 def print_parts(parts: Sequence[Part], *, reveal: bool) -> None:

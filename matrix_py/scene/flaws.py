@@ -85,15 +85,14 @@ def find_flaw(text: str, *, like: tuple[str, ...], in_world: bool, cuts: Sequenc
     if not any(map(str.isalnum, text)):
         return "thinking" if "thinking" in cuts else "empty"
     if in_world:
-        said = _SPACES.sub(" ", _QUOTED.sub('"', text.translate(_APOSTROPHES).lower())).strip()
-        starts = [start.end() for start in _SENTENCE_START.finditer(said)]
-        if _ONLY_OPENER.fullmatch(said) or any(_REFUSAL.match(said, start) for start in starts if start < _HEAD):
+        said, starts = sentences(text)
+        if refuses(said, starts):
             return "refusal"
-        if _ANNOUNCEMENT.match(said, starts[0]) or any(_VOICE.match(said, start) for start in starts):
+        if speaks_as_assistant(said, starts):
             return "assistant"
-        if all(_in_other_script(text, wanted) for wanted in like):
+        if all(in_other_script(text, wanted) for wanted in like):
             return "language"
-    return "loop" if _is_repetitive(text) else None
+    return "loop" if is_repetitive(text) else None
 
 
 def find_flaw_in_form(text: str, *, like: tuple[str, ...]) -> Flaw | None:
@@ -101,6 +100,22 @@ def find_flaw_in_form(text: str, *, like: tuple[str, ...]) -> Flaw | None:
     places = (_MARK.sub("", line) for line in text.split("\n") if line.strip())
     flaws = (find_flaw(place, like=like, in_world=True) for place in places if place)
     return next((flaw for flaw in flaws if flaw), None)
+
+
+def sentences(text: str) -> tuple[str, list[int]]:
+    """Return a text as the patterns read it, in lower case and without what is quoted, and where its sentences begin."""
+    said = _SPACES.sub(" ", _QUOTED.sub('"', text.translate(_APOSTROPHES).lower())).strip()
+    return said, [start.end() for start in _SENTENCE_START.finditer(said)]
+
+
+def refuses(said: str, starts: Sequence[int]) -> bool:
+    """Whether a text refuses as assistants do. It is given as `sentences` returns it."""
+    return bool(_ONLY_OPENER.fullmatch(said)) or any(_REFUSAL.match(said, start) for start in starts if start < _HEAD)
+
+
+def speaks_as_assistant(said: str, starts: Sequence[int]) -> bool:
+    """Whether the assistant speaks in a text: it announces its answer, or speaks of itself. The text is as `sentences` returns it."""
+    return bool(_ANNOUNCEMENT.match(said, starts[0])) or any(_VOICE.match(said, start) for start in starts)
 
 
 def _end_of_thoughts(text: str, start: int) -> int:
@@ -165,7 +180,8 @@ def _common_prefixes(text: str, most: int) -> list[int]:
     return lengths
 
 
-def _is_repetitive(text: str) -> bool:
+def is_repetitive(text: str) -> bool:
+    """Whether more than half of a text's stretches of twelve letters are such as it had before."""
     if len(text) < _MIN_STRETCHES + _STRETCH - 1:
         return False
     letters = "".join(filter(str.isalnum, text))
@@ -188,7 +204,7 @@ _SCRIPTS = (
 _SCRIPT_STARTS = [start for start, _ in _SCRIPTS]
 
 
-def _in_other_script(text: str, like: str) -> bool:
+def in_other_script(text: str, like: str) -> bool:
     """Whether most letters are of one script that `like` hardly uses. A request for a translation, say, uses two."""
     if text.isascii() and like.isascii():
         return False  # they have but one script, and most texts are so

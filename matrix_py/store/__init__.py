@@ -6,8 +6,24 @@ than the events that follow from them.
 """
 
 from matrix_py.store.check import Checked, Finding, check, check_scene
+from matrix_py.store.labels import LabelRow, LabelTables, SceneTexts, TurnText
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.log import FORMAT, OLDEST_FORMAT, Log
 from matrix_py.store.writer import Writer
 
-__all__ = ["FORMAT", "OLDEST_FORMAT", "Checked", "Finding", "Log", "SceneLister", "Writer", "check", "check_scene", "check_writable"]
+__all__ = [
+    "FORMAT",
+    "OLDEST_FORMAT",
+    "Checked",
+    "Finding",
+    "LabelRow",
+    "LabelTables",
+    "Log",
+    "SceneLister",
+    "SceneTexts",
+    "TurnText",
+    "Writer",
+    "check",
+    "check_scene",
+    "check_writable",
+]

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import duckdb
 
-from matrix_py.errors import StoreError
-from matrix_py.store.connection import connect, one_line, quoted, remove, sql
+from matrix_py.store.connection import connect, one_line, remove
 
 # A checkpoint writes the end of each table again and leaves the old blocks free for what comes next; after the last, nothing comes.
 _LEAST_BYTES = 4 * 2**20

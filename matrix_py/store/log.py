@@ -13,6 +13,7 @@ import msgspec
 from matrix_py import _core
 from matrix_py.errors import FormatError, StoreError
 from matrix_py.store.connection import connect, first_line, one_line, quoted, remove, sql
+from matrix_py.store.labels import LabelTables
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.writer import Writer
 from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, StoredScene
@@ -139,6 +140,10 @@ class Log:
         """Return a connection of its own to the open log; only this package may use it."""
         return self._connection.cursor()
 
+    def labels(self) -> LabelTables:
+        """Return the tables of labels, beside which other parts of the log are read; close them."""
+        return LabelTables(self.path, self._connection)
+
     def num_scenes(self) -> int:
         """Return the number of scenes of the run, finished or not."""
         return int(self._one("SELECT count(*) FROM scenes"))
@@ -232,6 +237,10 @@ class Log:
     def num_completions(self) -> int:
         """Return the number of completions of all scenes."""
         return int(self._one("SELECT count(*) FROM completions"))
+
+    def health(self) -> list[tuple[str, str | None, int, int]]:
+        """Return measures of the run's health (`matrix_py.health` names them): measure, kind of turn or None, count, total."""
+        return self.query(sql("health.sql"))[1]
 
     def set_root(self, root: bytes) -> None:
         """Record the root hash of a finished run."""
