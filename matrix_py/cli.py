@@ -30,6 +30,7 @@ from matrix_py.options import (
     Quiet,
     Threads,
 )
+from matrix_py.store import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 from matrix_py.types import KvMode
 
 app = typer.Typer(
@@ -353,13 +354,19 @@ def sql(
     run: Run,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One SQL statement; views scene, turn and event are a good start.")],
     output: Annotated[TableFormat, typer.Option("--format", help="table, csv or json.")] = TableFormat.TABLE,
+    max_rows: Annotated[
+        int, typer.Option("--max-rows", help="While a run writes the log: rows at most, up to 1000000; more are an error.")
+    ] = DEFAULT_MAX_ROWS,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="While a run writes the log: time for the query, up to 60.")
+    ] = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Query a log in SQL (DuckDB's). The log is opened for reading only."""
+    """Query a log in SQL (DuckDB's). The log is only read; while a run writes it, the run is asked, which answers SELECT."""
     from matrix_py.show import readable
-    from matrix_py.store import Log
+    from matrix_py.store import open_for_reading
     from matrix_py.terminal import cell, json_rows, print_table
 
-    with Log.open(run, read_only=True) as log:
+    with open_for_reading(run, max_rows=max_rows, timeout_s=timeout) as log:
         columns, rows = log.query(query)
     match output:
         case TableFormat.TABLE:

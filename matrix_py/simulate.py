@@ -262,35 +262,36 @@ def run(
     event_log = _core.EventLog()
     num_scenes, before = log.num_scenes(), log.num_finished()
     start = time.monotonic()
-    writer = log.writer(event_log)
+    with log.answering(reporter.line):
+        writer = log.writer(event_log)
 
-    def progress(counts: Counts, num_open: int) -> None:
-        reporter.progress(replace(counts, completed=counts.completed + before), num_open, num_scenes)
+        def progress(counts: Counts, num_open: int) -> None:
+            reporter.progress(replace(counts, completed=counts.completed + before), num_open, num_scenes)
 
-    pump = Pump(
-        function,  # type: ignore[arg-type]
-        config.scene,
-        prompts=prompts,
-        limits=config.limits,
-        seed=config.seed,
-        rules=config.rules,
-        log=event_log,
-        answerer=answerer,
-        window=window,
-        on_progress=progress,
-        keep_up=writer.keep_up,
-    )
-    try:
-        with _stopping_on_interrupt(pump.stop) as interrupts:
-            pump.run(log.scenes(unfinished_only=True))
-    except EngineError as error:
-        # Why the engine is gone was told to the turns that it had.
-        raise EngineError("; ".join([str(error), *pump.counts.errors[:1]])) from error
-    finally:
-        writer.close()
-    root = log.root()
-    if root is not None:
-        log.set_root(root)
+        pump = Pump(
+            function,  # type: ignore[arg-type]
+            config.scene,
+            prompts=prompts,
+            limits=config.limits,
+            seed=config.seed,
+            rules=config.rules,
+            log=event_log,
+            answerer=answerer,
+            window=window,
+            on_progress=progress,
+            keep_up=writer.keep_up,
+        )
+        try:
+            with _stopping_on_interrupt(pump.stop) as interrupts:
+                pump.run(log.scenes(unfinished_only=True))
+        except EngineError as error:
+            # Why the engine is gone was told to the turns that it had.
+            raise EngineError("; ".join([str(error), *pump.counts.errors[:1]])) from error
+        finally:
+            writer.close()
+        root = log.root()
+        if root is not None:
+            log.set_root(root)
     return RunSummary(
         path=log.path,
         root=root,

@@ -60,5 +60,9 @@ def one_line(path: Path) -> Iterator[None]:
                 f"log {path} is held by process {holder.group(2)} ({holder.group(1)}): wait until it ends, or stop it"
             ) from error
         raise StoreError(f"log {path}: {first_line(error)}") from error
+    except duckdb.ConnectionException as error:
+        if "different configuration" in str(error):
+            raise LogLockedError(f"log {path} is open in this process already, and not as it is wanted now: close it first") from error
+        raise StoreError(f"log {path}: {first_line(error)}") from error
     except (duckdb.Error, OSError) as error:
         raise StoreError(f"log {path}: {first_line(error)}") from error
