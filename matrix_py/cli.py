@@ -380,6 +380,30 @@ def sql(
 
 
 @app.command()
+def status(
+    run: Run,
+    output: Annotated[OutputFormat, typer.Option("--format", help="text, or json: one line each time.")] = OutputFormat.TEXT,
+    every: Annotated[
+        float | None, typer.Option("--every", metavar="SECONDS", help="Say it again every so many seconds, until the run ends.")
+    ] = None,
+) -> None:
+    """Say how far a run is, how fast it goes, and what went wrong in it: of a run that writes its log, or one that has ended."""
+    import msgspec
+
+    from matrix_py.status import watch_status
+    from matrix_py.terminal import console, json_text, print_status
+
+    for number, found in enumerate(watch_status(run, every)):
+        if output is OutputFormat.JSON:
+            sys.stdout.write(json_text(msgspec.to_builtins(found)) + "\n")
+            sys.stdout.flush()
+        else:
+            if number:
+                console.print()
+            print_status(found)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the instructions and the log.")] = Path("demo"),
 ) -> None:
