@@ -46,7 +46,8 @@ def answering(log: Path, connection: duckdb.DuckDBPyConnection, notice: Callable
     try:
         server = Server(log, connection)
     except (OSError, StoreError, duckdb.Error) as error:
-        notice(f"while this run writes {log.name}, nobody else can read it: {first_line(error)}")
+        what = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        notice(f"while this run writes {log.name}, nobody else can read it: {what}{first_line(error)}")
         yield
         return
     try:

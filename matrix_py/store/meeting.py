@@ -1,5 +1,6 @@
 """Where the process that writes a log and those that want to read it meet: a Unix socket in a folder that is the user's alone."""
 
+import contextlib
 import os
 import socket
 import stat
@@ -64,7 +65,8 @@ def listen(log: Path) -> tuple[socket.socket, Path]:
         OSError: the folder or the socket cannot be made.
     """
     folder = next(folders())
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     check_folder(folder)
     folder.chmod(0o700)
     path = socket_path(folder, log)

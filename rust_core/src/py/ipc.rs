@@ -22,7 +22,8 @@ impl From<ArrowError> for Error {
             ArrowError::CDataInterface(reason) => reason,
             error => error.to_string(),
         };
-        Self::Arrow { reason }
+        // DuckDB shows the statement below what is wrong with it.
+        Self::Arrow { reason: reason.lines().next().unwrap_or("no reason given").to_owned() }
     }
 }
 
