@@ -38,6 +38,7 @@ __all__ = [
     "ipc_decode",
     "ipc_encode",
     "log_callback_address",
+    "request_hash",
     "run_root",
     "scene_id",
     "self_test",

@@ -4,6 +4,8 @@ import os
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -461,6 +463,18 @@ class TestDisturbances:
             open_for_reading(log_file)
         with open_for_reading(log_file) as log:
             assert log.writer_pid is None
+
+    def test_who_wants_to_write_waits_for_who_just_reads(self, log_file: Path) -> None:
+        code = "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); sys.stdin.read()"
+        pipe = subprocess.PIPE
+        with subprocess.Popen([sys.executable, "-c", code, str(log_file)], stdin=pipe, stdout=pipe) as holder:
+            assert holder.stdout is not None
+            assert holder.stdin is not None
+            assert holder.stdout.readline() == b"open\n"
+            with pytest.raises(LogLockedError, match=f"process {holder.pid} "):
+                Log.open(log_file, read_only=False)
+            threading.Timer(0.2, holder.stdin.close).start()
+            Log.open(log_file, read_only=False).close()
 
     def test_the_file_is_read_without_limits(self, log_file: Path) -> None:
         with open_for_reading(log_file, max_rows=1) as log:
