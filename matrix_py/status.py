@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from matrix_py.errors import ConfigError
+from matrix_py.errors import ConfigError, LogLockedError
 from matrix_py.store import open_for_reading
 from matrix_py.store.connection import sql
 
 # Sessions and commits came with it.
 _FORMAT_OF_SESSIONS = 2
 _MIN_EVERY_S = 0.1
+_CLOSING_S = 60.0
 
 State = Literal["running", "finished", "stopped"]
 
@@ -103,10 +104,12 @@ def read_status(path: Path) -> Status:
         StoreError: the log cannot be read.
     """
     with open_for_reading(path) as log:
-        columns, [row] = log.query(sql("status.sql"))
-        session = log.query(sql("status_session.sql")) if log.format >= _FORMAT_OF_SESSIONS else ([], [])
-        # After the queries: a run that ended in the middle is none that runs.
-        pid, scene = log.writer_pid, log.record.config.scene
+        while True:
+            pid, scene = log.writer_pid, log.record.config.scene
+            columns, [row] = log.query(sql("status.sql"))
+            session = log.query(sql("status_session.sql")) if log.format >= _FORMAT_OF_SESSIONS else ([], [])
+            if log.writer_pid == pid:
+                break  # otherwise the run ended in the middle, and what was asked first is out of date
     facts: dict[str, Any] = dict(zip(columns, row, strict=True))
     num_open = facts["scenes"] - facts["completed"] - facts["failed"]
     return Status(
@@ -135,12 +138,21 @@ def watch_status(path: Path, every_s: float | None) -> Iterator[Status]:
     """
     if every_s is not None and not every_s >= _MIN_EVERY_S:
         raise ConfigError(f"--every is {every_s:g}: give seconds, at least {_MIN_EVERY_S:g}")
+    until = 0.0
     while True:
-        status = read_status(path)
+        try:
+            status = read_status(path)
+        except LogLockedError:
+            # A run that has ended closes its log, which may take a while.
+            if time.monotonic() >= until:
+                raise
+            time.sleep(_MIN_EVERY_S)
+            continue
         yield status
         if every_s is None or status.state != "running":
             return
         time.sleep(every_s)
+        until = time.monotonic() + _CLOSING_S
 
 
 def _session(columns: list[str], rows: list[tuple[Any, ...]], *, running: bool, num_open: int) -> Session | None:

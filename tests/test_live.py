@@ -432,6 +432,22 @@ class TestDisturbances:
             assert drive(log, ScriptedModel(answer)).num_finished == 1
         assert told
 
+    @pytest.mark.skipif(not Path("/proc").is_dir(), reason="memory is read from Linux's /proc")
+    def test_a_query_that_needs_too_much_memory_is_ended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(live, "MAX_GROWTH_MIB", 64)
+        path, told = tmp_path / "run.duckdb", []
+
+        def answer(turn: _core.Turn) -> str:
+            if not told:
+                with open_for_reading(path, timeout_s=60) as log, pytest.raises(StoreError, match="more than 64 MiB") as caught:
+                    log.query("SELECT list(range::VARCHAR || repeat('x', 40)) FROM range(100000000)")
+                told.append(str(caught.value))
+            return turn.path
+
+        with make_log(path, ["One?"]) as log:
+            assert drive(log, ScriptedModel(answer)).num_finished == 1
+        assert told
+
     def test_a_reader_goes_on_with_the_file_when_the_run_ends(self, tmp_path: Path) -> None:
         with live_run(tmp_path / "run.duckdb", turns=2) as run, open_for_reading(run.path) as log:
             assert log.writer_pid == run.process.pid

@@ -50,7 +50,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no answer, or no whole one."""
 
-    kind: Literal["sql", "refused", "timeout", "rows", "busy"]
+    kind: Literal["sql", "refused", "timeout", "rows", "memory", "busy"]
     message: str = ""
 
 

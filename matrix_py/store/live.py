@@ -25,6 +25,7 @@ from matrix_py.store.frames import Failure, Header, Request
 from matrix_py.store.statement import StatementCheck
 
 MAX_READERS = 4
+_STATUS = Path("/proc/self/status")
 # Of a result that are in memory at a time.
 _BATCH_ROWS = 2048
 # How long a new connection may be silent, and how long the run's end waits for readers that are being cut off.
@@ -32,6 +33,8 @@ _REQUEST_S = 5.0
 _END_S = 2.0
 # How often a query under way is looked after.
 _WATCH_S = 0.05
+# By how much the process may grow while a query is under way.
+MAX_GROWTH_MIB = 1024
 
 
 @contextlib.contextmanager
@@ -66,11 +69,15 @@ class Server:
             StoreError: the socket's folder is not the user's alone.
             OSError: the socket cannot be made.
         """
-        self._listener, self.path = meeting.listen(log)
-        self._inode = self.path.stat().st_ino
         self._connection = connection.cursor()
-        # Of the whole database, but only what leaves it as Arrow and what Python's variables stand for in SQL: the run does neither.
-        self._connection.execute("SET arrow_lossless_conversion = true; SET python_enable_replacements = false")
+        try:
+            # Of the whole database, but only what leaves it as Arrow and what Python's variables stand for in SQL: the run does neither.
+            self._connection.execute("SET arrow_lossless_conversion = true; SET python_enable_replacements = false")
+            self._listener, self.path = meeting.listen(log)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._inode = self.path.stat().st_ino
         self._check = StatementCheck()
         self._wake, self._woken = socket.socketpair()
         self._stop = threading.Event()
@@ -132,7 +139,8 @@ class _Reader:
         self._cursor = cursor
         self._check = check
         self._done = threading.Event()
-        self._timed_out = False
+        # Set by who ended the query: what to say of it.
+        self._ended: Failure | None = None
         self._thread = threading.Thread(target=self._run, name="matrix-reader", daemon=True)
         self._thread.start()
 
@@ -173,13 +181,17 @@ class _Reader:
         self._peer.close()
 
     def _watch(self, timeout_s: float) -> None:
-        """Interrupt the query when its time is up or nobody waits for it; again and again, since one that is just beginning forgets it."""
-        end = time.monotonic() + min(timeout_s, frames.MAX_TIMEOUT_S)
+        """Interrupt the query when its time is up, it needs too much memory or nobody waits for it.
+
+        Again and again, since a query that is just beginning forgets it.
+        """
+        end, before = time.monotonic() + min(timeout_s, frames.MAX_TIMEOUT_S), _private_mib()
         while not self._done.wait(_WATCH_S):
-            if time.monotonic() >= end:
-                self._timed_out = True
-                self._interrupt()
-            elif self._is_gone():
+            if self._ended is None and time.monotonic() >= end:
+                self._ended = Failure(kind="timeout")
+            elif self._ended is None and _private_mib() - before > MAX_GROWTH_MIB:
+                self._ended = Failure(kind="memory", message=str(MAX_GROWTH_MIB))
+            if self._ended is not None or self._is_gone():
                 self._interrupt()
 
     def _is_gone(self) -> bool:
@@ -207,16 +219,23 @@ class _Reader:
             for piece in rows:
                 if rows.rows > max_rows:
                     return Failure(kind="rows")
-                if self._timed_out:
-                    return Failure(kind="timeout")
+                if self._ended is not None:
+                    return self._ended
                 frames.send(self._peer, b"B", piece)
         except OSError:
             raise  # the other end is gone, or does not read
         except Exception as error:
-            if self._timed_out:
-                return Failure(kind="timeout")
-            return Failure(kind="sql", message=first_line(error))
+            return self._ended or Failure(kind="sql", message=first_line(error))
         return None
+
+
+def _private_mib() -> int:
+    """Return the memory of this process that no file stands behind, as a model's does, in MiB. Where the system does not say: 0."""
+    try:
+        status = _STATUS.read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("RssAnon:")), 0)
 
 
 class _SmallBatches:

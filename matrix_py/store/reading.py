@@ -238,6 +238,8 @@ class LiveLog:
             case "rows":
                 more = f", or more with --max-rows (at most {MAX_ROWS})" if self._max_rows < MAX_ROWS else ""
                 return f"more than {self._max_rows} rows, the most that a run gives while it writes the log: ask for less with LIMIT{more}"
+            case "memory":
+                return f"the query needs more than {failure.message} MiB of a run that writes the log: ask for less, or wait until it ends"
         return failure.message
 
     def _close_memory(self) -> None:
