@@ -106,25 +106,37 @@ def read_status(path: Path) -> Status:
     with open_for_reading(path) as log:
         while True:
             pid, scene = log.writer_pid, log.record.config.scene
-            columns, [row] = log.query(sql("status.sql"))
+            _, counts = log.query(sql("status.sql"))
             session = log.query(sql("status_session.sql")) if log.format >= _FORMAT_OF_SESSIONS else ([], [])
             if log.writer_pid == pid:
                 break  # otherwise the run ended in the middle, and what was asked first is out of date
-    facts: dict[str, Any] = dict(zip(columns, row, strict=True))
-    num_open = facts["scenes"] - facts["completed"] - facts["failed"]
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for what, *row in sorted(counts, key=lambda row: (-row[3], row[1], row[2])):
+        found.setdefault(what, []).append(tuple(row))
+    [(_, _, num_scenes, created_at)] = found["scenes"]
+    [(_, _, num_begun, _)] = found["begun"]
+    finished = found.get("finished", [])
+    completed = sum(number for end, _, number, _ in finished if end == "completed")
+    failures = {reason: number for end, reason, number, _ in finished if end != "completed"}
+    num_finished = completed + sum(failures.values())
+    num_open = num_scenes - num_finished
+    last_turn_at = found["total"][0][3]
     return Status(
         run=str(path),
         state="running" if pid is not None else "stopped" if num_open else "finished",
         pid=pid,
         scene=scene,
-        created_at=_utc(facts["created_at"]),
-        last_turn_at=None if facts["last_turn_at"] is None else _utc(facts["last_turn_at"]),
-        **{name: int(facts[name]) for name in ("scenes", "completed", "failed", "under_way")},
+        created_at=_utc(created_at),
+        last_turn_at=None if last_turn_at is None else _utc(last_turn_at),
+        scenes=num_scenes,
+        completed=completed,
+        failed=num_finished - completed,
         open=num_open,
-        **{name: int(facts[name]) for name in ("turns", "prompt_tokens", "cached_tokens", "generated_tokens")},
-        failures={found["name"]: found["count"] for found in facts["failures"] or ()},
-        fallbacks={found["name"]: found["count"] for found in facts["fallbacks"] or ()},
-        flaws=[Flaw(**found) for found in facts["flaws"] or ()],
+        under_way=num_begun - num_finished,
+        **{name: int(number) for name, _, number, _ in found["total"]},
+        failures=failures,
+        fallbacks={kind: number for kind, _, number, _ in found.get("fallback", [])},
+        flaws=[Flaw(flaw=flaw, policy=policy, count=number) for flaw, policy, number, _ in found.get("flaw", [])],
         session=_session(*session, running=pid is not None, num_open=num_open),
     )
 

@@ -16,7 +16,7 @@ from logs import drive, make_log
 
 import matrix_py
 from matrix_py import _core
-from matrix_py.errors import StoreError
+from matrix_py.errors import LogLockedError, StoreError
 from matrix_py.store import Log, open_for_reading
 from matrix_py.testing import ScriptedModel
 
@@ -41,8 +41,10 @@ class LiveRun:
                 with open_for_reading(self.path) as log:
                     if log.writer_pid == self.process.pid and log.query("SELECT count(*) FROM completions")[1] == [(turns,)]:
                         return
-            except StoreError:  # not there yet, or not answering yet
+            except LogLockedError:  # not answering yet
                 pass
+            except StoreError:
+                assert not self.path.exists(), "it is there, and cannot be read"
             sleep(0.02)
         raise AssertionError(f"{turns} turns are not there after a minute")
 

@@ -76,8 +76,7 @@ class StatementCheck:
         if not self._refused:
             self._refused = {name for (name,) in cursor.execute(_FUNCTIONS).fetchall()} - set(_HARMLESS.split())
         nodes = list(_nodes(tree))
-        known = {name for (name,) in cursor.execute(_TABLES).fetchall()}
-        known |= {str(entry["key"]).lower() for node in nodes for entry in node.get("cte_map", {}).get("map", ())}
+        known: set[str] | None = None
         for node in nodes:
             name = str(node.get("function_name", "")).lower()
             if node.get("type") == "TABLE_FUNCTION":
@@ -89,17 +88,27 @@ class StatementCheck:
             elif node.get("type") == "BASE_TABLE":
                 # What is no table may be taken for a file; of what is neither, DuckDB says that it does not exist.
                 path = [str(part).lower() for part in node.get("qualified_name", {}).get("path", ())] or [str(node["table_name"]).lower()]
-                if path[-1] not in known and (len(path) > 1 or _FILE.search(path[-1])):
+                if len(path) == 1 and not _FILE.search(path[0]):
+                    continue
+                known = _known(cursor, nodes) if known is None else known
+                if path[-1] not in known:
                     yield f"table {'.'.join(path)}"
 
 
 def _tree(cursor: duckdb.DuckDBPyConnection, select: str) -> Any:
-    found = cursor.execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true, skip_default := true)", [select]).fetchone()
-    assert found is not None
-    tree = json.loads(found[0])
+    # All rows are fetched: a cursor with a result that is not drained takes no other statement.
+    serialize = "SELECT json_serialize_sql(?, skip_null := true, skip_empty := true, skip_default := true)"
+    [(found,)] = cursor.execute(serialize, [select]).fetchall()
+    tree = json.loads(found)
     if tree["error"]:
         raise StoreError("this kind of SELECT is not answered while a run writes the log: put it otherwise, or wait until the run ends")
     return tree["statements"]
+
+
+def _known(cursor: duckdb.DuckDBPyConnection, nodes: list[dict[str, Any]]) -> set[str]:
+    """Return the names of tables, views and what the statement itself names by WITH."""
+    tables = {name for (name,) in cursor.execute(_TABLES).fetchall()}
+    return tables | {str(entry["key"]).lower() for node in nodes for entry in node.get("cte_map", {}).get("map", ())}
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
