@@ -14,19 +14,24 @@ from matrix_py.errors import MatrixError
 from matrix_py.replay import Replay, replay
 from matrix_py.scene import Reply, Scene
 from matrix_py.simulate import RunSummary, SimulateOptions, resume, simulate
-from matrix_py.store import Log
+from matrix_py.status import Status, read_status
+from matrix_py.store import Log, ReadableLog, open_for_reading
 
 __all__ = [
     "Engine",
     "EngineOptions",
     "Log",
     "MatrixError",
+    "ReadableLog",
     "Replay",
     "Reply",
     "RunSummary",
     "Scene",
     "SimulateOptions",
+    "Status",
     "__version__",
+    "open_for_reading",
+    "read_status",
     "replay",
     "resume",
     "simulate",

@@ -22,9 +22,11 @@ __all__ = [
     "MIN_SELF_TEST_PROMPT",
     "SELF_TEST_SLOTS",
     "ArrowBatch",
+    "ArrowTable",
     "Completion",
     "Engine",
     "EventLog",
+    "IpcEncoder",
     "Sampling",
     "Tokenizer",
     "Turn",
@@ -33,7 +35,10 @@ __all__ = [
     "draw",
     "form_accepts",
     "hash_file",
+    "ipc_decode",
+    "ipc_encode",
     "log_callback_address",
+    "request_hash",
     "run_root",
     "scene_id",
     "self_test",
@@ -610,6 +615,50 @@ def self_test(
         ConfigError: the sizes are too small for the test.
         EngineError: llama.cpp fails.
         ModelError: the address is null, or the vocabulary has no two ordinary tokens.
+    """
+
+@final
+class IpcEncoder:
+    """The Arrow IPC bytes of a stream, a batch at a time: an iterator. Made by `ipc_encode`."""
+
+    @property
+    def rows(self) -> int:
+        """Rows whose bytes were given so far."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> bytes:
+        """Return the next batch's bytes; the first with the schema before them, the last those of the end. GIL released.
+
+        Raises:
+            StoreError: the stream fails; in the words of who made it.
+        """
+
+def ipc_encode(stream: object) -> IpcEncoder:
+    """Begin to write an Arrow stream in the IPC format. GIL released while the schema is asked for.
+
+    Nothing of the stream is read ahead, so memory holds one of its batches.
+
+    Args:
+        stream: an object with `__arrow_c_stream__`, which is called once.
+
+    Raises:
+        AttributeError: it has no such method.
+        StoreError: the stream gives no schema, or one with a type that the format does not know.
+    """
+
+@final
+class ArrowTable:
+    """An Arrow stream that was decoded. `len` is its rows; `__arrow_c_stream__` may be called more than once. Made by `ipc_decode`."""
+
+    def __len__(self) -> int: ...
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the rows as a stream (Arrow PyCapsule interface); a wish for another schema is ignored."""
+
+def ipc_decode(data: bytes) -> ArrowTable:
+    """Read a whole Arrow stream in the IPC format. GIL released.
+
+    Raises:
+        StoreError: the bytes are no such stream, or not whole.
     """
 
 def blake3(data: bytes) -> bytes:

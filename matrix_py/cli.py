@@ -30,6 +30,7 @@ from matrix_py.options import (
     Quiet,
     Threads,
 )
+from matrix_py.store import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 from matrix_py.types import KvMode
 
 app = typer.Typer(
@@ -348,13 +349,19 @@ def sql(
     run: Run,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One SQL statement; views scene, turn and event are a good start.")],
     output: Annotated[TableFormat, typer.Option("--format", help="table, csv or json.")] = TableFormat.TABLE,
+    max_rows: Annotated[
+        int, typer.Option("--max-rows", help="While a run writes the log: rows at most, up to 1000000; more are an error.")
+    ] = DEFAULT_MAX_ROWS,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="While a run writes the log: time for the query, up to 60.")
+    ] = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Query a log in SQL (DuckDB's). The log is opened for reading only."""
+    """Query a log in SQL (DuckDB's). The log is only read; while a run writes it, the run is asked, which answers SELECT."""
     from matrix_py.show import readable
-    from matrix_py.store import Log
+    from matrix_py.store import open_for_reading
     from matrix_py.terminal import cell, json_rows, print_table
 
-    with Log.open(run, read_only=True) as log:
+    with open_for_reading(run, max_rows=max_rows, timeout_s=timeout) as log:
         columns, rows = log.query(query)
     match output:
         case TableFormat.TABLE:
@@ -392,6 +399,29 @@ def label(
             print_labels(labelling, health)
     if output is OutputFormat.JSON:
         sys.stdout.write(json_text(documents) + "\n")
+
+
+def status(
+    run: Run,
+    output: Annotated[OutputFormat, typer.Option("--format", help="text, or json: one line each time.")] = OutputFormat.TEXT,
+    every: Annotated[
+        float | None, typer.Option("--every", metavar="SECONDS", help="Say it again every so many seconds, until the run ends.")
+    ] = None,
+) -> None:
+    """Say how far a run is, how fast it goes, and what went wrong in it: of a run that writes its log, or one that has ended."""
+    import msgspec
+
+    from matrix_py.status import watch_status
+    from matrix_py.terminal import console, json_text, print_status
+
+    for number, found in enumerate(watch_status(run, every)):
+        if output is OutputFormat.JSON:
+            sys.stdout.write(json_text(msgspec.to_builtins(found)) + "\n")
+            sys.stdout.flush()
+        else:
+            if number:
+                console.print()
+            print_status(found)
 
 
 @app.command()

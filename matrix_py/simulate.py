@@ -19,7 +19,7 @@ from matrix_py import _core
 from matrix_py.check import kept_check
 from matrix_py.embedded import EMBEDDED
 from matrix_py.engine import Engine, EngineOptions
-from matrix_py.errors import ConfigError, EngineError, ModelError
+from matrix_py.errors import ConfigError, EngineError, LogLockedError, ModelError
 from matrix_py.health import Health, read_health
 from matrix_py.instructions import Dialogue, Reader
 from matrix_py.labels import Labelling, label_run
@@ -30,7 +30,7 @@ from matrix_py.prompts import Prompts, load_files, load_settings
 from matrix_py.pump import Answerer, Counts, Pump
 from matrix_py.scene import find_scene
 from matrix_py.scene.rules import RULES, check_rules
-from matrix_py.store import FORMAT, Log, SceneLister, check_writable
+from matrix_py.store import FORMAT, Log, SceneLister, check_writable, compact
 from matrix_py.types import Execution, Limits, RunConfig, RunRecord
 
 DEFAULT_SCENE = "matrix"
@@ -178,7 +178,8 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
             for reason, count in sorted(reader.dropped.items()):
                 reporter.line(f"left out {count}: {reason}")
             reporter.line(engine.summary)
-            return run(log, prompts, function, engine, window=2 * engine.parallel, reporter=reporter, stats=engine.stats)
+            summary = run(log, prompts, function, engine, window=2 * engine.parallel, reporter=reporter, stats=engine.stats)
+        return _tidy(summary)
 
 
 def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None = None, reporter: Reporter | None = None) -> RunSummary:
@@ -220,7 +221,16 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
         with Engine(str(model_path), options, announce=reporter.line) as opened:
             reporter.line(opened.summary)
             window, now = 2 * opened.parallel, structs.replace(execution, **_how(opened, options))
-            return run(log, prompts, function, opened, window=window, reporter=reporter, stats=opened.stats, execution=now)
+            summary = run(log, prompts, function, opened, window=window, reporter=reporter, stats=opened.stats, execution=now)
+    return _tidy(summary)
+
+
+def _tidy(summary: RunSummary) -> RunSummary:
+    """Give back the room that a finished log does not use."""
+    if summary.root is not None:
+        with contextlib.suppress(LogLockedError):  # somebody reads it already
+            compact(summary.path)
+    return summary
 
 
 def _adapter(record: RunRecord, given: Path | None) -> Path | None:
@@ -271,35 +281,36 @@ def run(
     event_log = _core.EventLog()
     num_scenes, before = log.num_scenes(), log.num_finished()
     start = time.monotonic()
-    writer = log.writer(event_log, execution)
+    with log.answering(reporter.line):
+        writer = log.writer(event_log, execution)
 
-    def progress(counts: Counts, num_open: int) -> None:
-        reporter.progress(replace(counts, completed=counts.completed + before), num_open, num_scenes)
+        def progress(counts: Counts, num_open: int) -> None:
+            reporter.progress(replace(counts, completed=counts.completed + before), num_open, num_scenes)
 
-    pump = Pump(
-        function,  # type: ignore[arg-type]
-        config.scene,
-        prompts=prompts,
-        limits=config.limits,
-        seed=config.seed,
-        rules=config.rules,
-        log=event_log,
-        answerer=answerer,
-        window=window,
-        on_progress=progress,
-        keep_up=writer.keep_up,
-    )
-    try:
-        with _stopping_on_interrupt(pump.stop) as interrupts:
-            pump.run(log.scenes(unfinished_only=True))
-    except EngineError as error:
-        # Why the engine is gone was told to the turns that it had.
-        raise EngineError("; ".join([str(error), *pump.counts.errors[:1]])) from error
-    finally:
-        writer.close()
-    root = log.root()
-    if root is not None:
-        log.set_root(root)
+        pump = Pump(
+            function,  # type: ignore[arg-type]
+            config.scene,
+            prompts=prompts,
+            limits=config.limits,
+            seed=config.seed,
+            rules=config.rules,
+            log=event_log,
+            answerer=answerer,
+            window=window,
+            on_progress=progress,
+            keep_up=writer.keep_up,
+        )
+        try:
+            with _stopping_on_interrupt(pump.stop) as interrupts:
+                pump.run(log.scenes(unfinished_only=True))
+        except EngineError as error:
+            # Why the engine is gone was told to the turns that it had.
+            raise EngineError("; ".join([str(error), *pump.counts.errors[:1]])) from error
+        finally:
+            writer.close()
+        root = log.root()
+        if root is not None:
+            log.set_root(root)
     wall_s = time.monotonic() - start
     labels, health, stopped = _judge(log, reporter)
     return RunSummary(

@@ -25,6 +25,7 @@ from matrix_py.replay import Replay, describe, grouped
 from matrix_py.show import readable
 from matrix_py.show.transcript import Part, Tone
 from matrix_py.simulate import RunSummary
+from matrix_py.status import Status
 
 console = Console(highlight=False)
 # Progress and notices go here, so that standard output holds results only.
@@ -322,6 +323,59 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def print_status(status: Status) -> None:
+    """Print how far a run is."""
+    facts = [
+        ("run", f"{status.run}, scene {status.scene}, {_state(status)}"),
+        (
+            "scenes",
+            f"{status.completed + status.failed} of {status.scenes} finished ({status.failed} of them failed), {status.open} open, "
+            f"{status.under_way} of those begun",
+        ),
+        (
+            "turns",
+            f"{status.turns}, {status.prompt_tokens} prompt tokens ({status.cached_tokens} from cache), "
+            f"{status.generated_tokens} generated",
+        ),
+    ]
+    session = status.session
+    if session is not None:
+        eta = "" if status.state != "running" else f", ETA {'unknown' if session.eta_s is None else _duration(session.eta_s)}"
+        rates = (
+            f", {session.scenes_per_minute:.2f} scenes/min, {session.turns_per_second:.2f} turns/s, "
+            f"{session.generated_tokens_per_second:.1f} tok/s"
+            if session.scenes_per_minute is not None
+            and session.turns_per_second is not None
+            and session.generated_tokens_per_second is not None
+            else ""
+        )
+        facts.append(("session", f"{session.scenes} scenes and {session.turns} turns in {_duration(session.seconds)}{rates}{eta}"))
+        delay = session.delay
+        if delay is not None:
+            facts.append(
+                ("commits", f"{delay.commits}, delay {delay.p50_ms:.0f} ms (p50), {delay.p99_ms:.0f} ms (p99), {delay.max_ms:.0f} ms (max)")
+            )
+    told = [
+        ("failures", [f"{reason} ({count})" for reason, count in status.failures.items()]),
+        ("fallbacks", [f"{kind} ({count})" for kind, count in status.fallbacks.items()]),
+        ("flaws", [f"{found.flaw} {found.policy.replace('_', ' ')} ({found.count})" for found in status.flaws]),
+    ]
+    facts += [(name, ", ".join(counts) or "none") for name, counts in told]
+    width = max(len(name) for name, _ in facts)
+    for name, text in facts:
+        # One line each, whatever a reason says.
+        console.print(Text(f"{name:<{width}}  {readable(' '.join(text.split()))}"), soft_wrap=True)
+
+
+def _state(status: Status) -> str:
+    match status.state:
+        case "running":
+            return f"running (process {status.pid})"
+        case "stopped":
+            return f"stopped: go on with: matrix resume {status.run}"
+    return "finished"
 
 
 def print_check(found: Check) -> None:

@@ -1,6 +1,7 @@
 """What several test modules share: a tiny model, and a finished run on it."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what vetting remembers out of the home folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_sockets() -> Iterator[None]:
+    """Keep the sockets of runs in a folder of the tests' own, with a short name: sockets may not have long ones."""
+    with tempfile.TemporaryDirectory(prefix="mx") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
         yield
 
 

@@ -176,6 +176,38 @@ def bench_scenes(
         print_scene_timing(found)
 
 
+@app.command("live")
+def bench_live(
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="[INPUT...]", help="As for simulate. [default: the demo's]")] = None,
+    model: Model = EMBEDDED,
+    scene: Annotated[str, typer.Option("--scene", help="As for simulate.")] = "matrix",
+    limit: Annotated[int | None, typer.Option("--limit", help="Scenes at most.")] = None,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="How often the run is asked for its status.")] = 1.0,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Runs of each kind, alternating; the medians count.")] = 1,
+    ctx: Ctx = None,
+    parallel: Parallel = None,
+    threads: Threads = None,
+    gpu_layers: GpuLayers = 0,
+    output: Output = OutputFormat.TEXT,
+    quiet: Quiet = False,
+) -> None:
+    """How much a run slows down while another process reads its log."""
+    from matrix_py.bench.live import bench_live as bench
+    from matrix_py.bench.report import print_live
+    from matrix_py.engine import EngineOptions
+    from matrix_py.simulate import SimulateOptions
+    from matrix_py.terminal import RunProgress, json_text
+
+    engine = EngineOptions(context=ctx, parallel=parallel, threads=threads, gpu_layers=gpu_layers)
+    options = SimulateOptions(tuple(inputs or ()), Path(), model, scene=scene, limit=limit, engine=engine)
+    with RunProgress(quiet=quiet) as progress:
+        found = bench(options, every_s=every, runs=runs, reporter=progress, announce=progress.line)
+    if output is OutputFormat.JSON:
+        sys.stdout.write(json_text(found.document()) + "\n")
+    else:
+        print_live(found)
+
+
 @app.command("scheduler")
 def bench_scheduler(
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Social scenes.")] = 1000,

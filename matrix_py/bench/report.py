@@ -1,9 +1,11 @@
 """What `matrix bench` prints: a line for each thing measured."""
 
 from collections.abc import Sequence
+from statistics import median
 
 from rich.text import Text
 
+from matrix_py.bench.live import LiveTiming
 from matrix_py.bench.scenes import SceneTiming
 from matrix_py.bench.scheduler import Schedule
 from matrix_py.bench.turns import Comparison
@@ -48,6 +50,19 @@ def print_scene_timing(found: SceneTiming) -> None:
             f"{found.generated / seconds:.1f} tokens/s generated, "
             f"{found.prefilled} of {found.prompt_tokens} prompt tokens computed, {found.outside_share:.1%} of the time outside the model, "
             f"log {found.log_bytes / found.scenes / 1024:.0f} KiB a scene, committed within {found.max_delay_s * 1000:.0f} ms{same}{spread}"
+        ),
+        soft_wrap=True,
+    )
+
+
+def print_live(found: LiveTiming) -> None:
+    """Print how fast runs were alone and read, in a line."""
+    kinds = [("alone", found.alone_s), (f"read every {found.every_s:g} s", found.read_s)]
+    speeds = [f"{name} {found.turns / median(seconds):.2f} turns/s [{min(seconds):.1f} to {max(seconds):.1f} s]" for name, seconds in kinds]
+    console.print(
+        Text(
+            f"{', '.join(speeds)}, ratio {found.ratio:.3f}; {found.answers} answers, "
+            f"committed within {found.max_delay_s * 1000:.0f} ms meanwhile"
         ),
         soft_wrap=True,
     )

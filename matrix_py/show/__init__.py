@@ -10,7 +10,7 @@ from matrix_py.show.ancestry import Ancestor, ancestors
 from matrix_py.show.document import scene_document
 from matrix_py.show.reading import TurnFacts, read_scene
 from matrix_py.show.transcript import Part, scene_parts
-from matrix_py.store import Log
+from matrix_py.store import open_for_reading
 
 # What shows as itself although Python does not call it printable: spaces, and the joiners of scripts and emoji.
 _HARMLESS = frozenset("\n\t\u200c\u200d")
@@ -46,7 +46,7 @@ def list_scenes(path: Path, *, limit: int) -> list[SceneLine]:
     """
     if limit < 1:
         raise ConfigError(f"--limit is {limit}: give at least 1")
-    with Log.open(path, read_only=True) as log:
+    with open_for_reading(path) as log:
         _, rows = log.query(_SUMMARY, [limit])
     return [SceneLine(*row) for row in rows]
 
@@ -57,7 +57,7 @@ def transcript(path: Path, scene: str) -> list[Part]:
     Raises:
         StoreError: the log cannot be read, or no one scene goes by that name.
     """
-    with Log.open(path, read_only=True) as log:
+    with open_for_reading(path) as log:
         return scene_parts(read_scene(log, scene))
 
 
@@ -67,7 +67,7 @@ def document(path: Path, scene: str, *, reveal: bool) -> dict[str, Any]:
     Raises:
         StoreError: the log cannot be read, or no one scene goes by that name.
     """
-    with Log.open(path, read_only=True) as log:
+    with open_for_reading(path) as log:
         return scene_document(read_scene(log, scene), reveal=reveal)
 
 
@@ -77,7 +77,7 @@ def turn(path: Path, scene: str, name: str) -> TurnFacts:
     Raises:
         StoreError: the log cannot be read, or holds no such scene or turn.
     """
-    with Log.open(path, read_only=True) as log:
+    with open_for_reading(path) as log:
         return read_scene(log, scene).turn(name)
 
 
@@ -87,7 +87,7 @@ def prompt(path: Path, scene: str, name: str) -> list[tuple[str, bool]]:
     Raises:
         StoreError: the log cannot be read, or holds no such scene or turn.
     """
-    with Log.open(path, read_only=True) as log:
+    with open_for_reading(path) as log:
         reading = read_scene(log, scene)
         found = reading.turn(name)
         _, rows = log.query(_SEGMENTS, [reading.scene, found.path, found.attempt])
@@ -100,7 +100,7 @@ def why(path: Path, scene: str, name: str) -> list[Ancestor]:
     Raises:
         StoreError: the log cannot be read, or holds no such scene, turn or action.
     """
-    with Log.open(path, read_only=True) as log:
+    with open_for_reading(path) as log:
         return ancestors(read_scene(log, scene), name)
 
 

@@ -22,7 +22,7 @@ from matrix_py.events import (
     TurnCompleted,
     TurnFellBack,
 )
-from matrix_py.store import Log
+from matrix_py.store import ReadableLog
 
 _KINDS = {name: kind for name, kind in vars(events).items() if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event}
 # Turns about an action lie under its path.
@@ -188,7 +188,7 @@ def parse_name(name: str) -> tuple[str, int]:
     return (path, int(attempt)) if path and attempt.isdecimal() else (name, 1)
 
 
-def read_scene(log: Log, scene: str) -> Reading:
+def read_scene(log: ReadableLog, scene: str) -> Reading:
     """Read a scene; `scene` is its id, or its place in the input, or the first digits of the id.
 
     Raises:
@@ -202,7 +202,7 @@ def read_scene(log: Log, scene: str) -> Reading:
     return Reading(found, position, label, row, instruction, meta, happened, _turns(happened, rows), _actions(happened))
 
 
-def find_scene_id(log: Log, scene: str) -> str:
+def find_scene_id(log: ReadableLog, scene: str) -> str:
     """Return the id of the scene that goes by this id, these first digits of it, or this place in the input.
 
     Raises:

@@ -2,16 +2,21 @@
 
 Tables (docs/sql.md says what each column means, and which are hashed): `run`, `texts`, `scenes`, `completions`, `events`, and views over
 them. One writer thread with a connection of its own commits what the run has buffered, in one transaction: texts and completions no later
-than the events that follow from them.
+than the events that follow from them. While it does, this process answers those who want to read (`live`); `open_for_reading` asks it.
 """
 
-from matrix_py.store.check import Checked, Finding, check, check_scene
+from matrix_py.store.checking import Checked, Finding, check, check_scene
+from matrix_py.store.compaction import compact
+from matrix_py.store.frames import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 from matrix_py.store.labels import LabelRow, LabelTables, SceneTexts, TurnText
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.log import FORMAT, OLDEST_FORMAT, Log
+from matrix_py.store.reading import ReadableLog, open_for_reading
 from matrix_py.store.writer import Writer
 
 __all__ = [
+    "DEFAULT_MAX_ROWS",
+    "DEFAULT_TIMEOUT_S",
     "FORMAT",
     "OLDEST_FORMAT",
     "Checked",
@@ -19,6 +24,7 @@ __all__ = [
     "LabelRow",
     "LabelTables",
     "Log",
+    "ReadableLog",
     "SceneLister",
     "SceneTexts",
     "TurnText",
@@ -26,4 +32,6 @@ __all__ = [
     "check",
     "check_scene",
     "check_writable",
+    "compact",
+    "open_for_reading",
 ]

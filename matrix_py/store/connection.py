@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -12,17 +13,29 @@ from matrix_py.errors import LogLockedError, StoreError
 
 # Older DuckDB releases open files of this storage version.
 _STORAGE_VERSION = "v1.2.0"
+# How long who wants to write a log waits for those who just read it, and DuckDB's words where the holder only reads.
+_READERS_S = 2.0
+_RETRY_S = 0.05
+_HELD_BY_READER = "would be able to open this database in read-only mode"
 LOCK_HOLDER = re.compile(r"held in (.*?) \(PID (\d+)\)")
 
 
 def connect(path: Path, *, read_only: bool = False, new: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open a file; with `new`, make one in the storage version of logs."""
+    """Open a file; with `new`, make one in the storage version of logs. For writing, wait a moment for who just reads it."""
     if new:
         connection = duckdb.connect(":memory:", config={"threads": 1})
         connection.execute(f"ATTACH {quoted(path)} AS log (STORAGE_VERSION '{_STORAGE_VERSION}')")
         connection.execute("USE log")
         return connection
-    return duckdb.connect(str(path), read_only=read_only, config={"threads": 1})
+    end = time.monotonic() + _READERS_S
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=read_only, config={"threads": 1})
+        except duckdb.IOException as error:
+            # A query takes a moment, and would else keep a run from being resumed.
+            if read_only or _HELD_BY_READER not in str(error) or time.monotonic() >= end:
+                raise
+        time.sleep(_RETRY_S)
 
 
 def quoted(path: Path) -> str:
@@ -59,6 +72,10 @@ def one_line(path: Path) -> Iterator[None]:
             raise LogLockedError(
                 f"log {path} is held by process {holder.group(2)} ({holder.group(1)}): wait until it ends, or stop it"
             ) from error
+        raise StoreError(f"log {path}: {first_line(error)}") from error
+    except duckdb.ConnectionException as error:
+        if "different configuration" in str(error):
+            raise LogLockedError(f"log {path} is open in this process already, and not as it is wanted now: close it first") from error
         raise StoreError(f"log {path}: {first_line(error)}") from error
     except (duckdb.Error, OSError) as error:
         raise StoreError(f"log {path}: {first_line(error)}") from error

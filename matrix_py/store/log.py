@@ -15,6 +15,7 @@ from matrix_py.errors import FormatError, StoreError
 from matrix_py.store.connection import connect, first_line, one_line, quoted, remove, sql
 from matrix_py.store.labels import LabelTables
 from matrix_py.store.listing import SceneLister, check_writable
+from matrix_py.store.live import answering
 from matrix_py.store.writer import Writer
 from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, StoredScene
 
@@ -143,6 +144,14 @@ class Log:
     def labels(self) -> LabelTables:
         """Return the tables of labels, beside which other parts of the log are read; close them."""
         return LabelTables(self.path, self._connection)
+
+    @property
+    def writer_pid(self) -> None:
+        """None: nobody writes the log while it is open for reading, and who has it open for writing knows."""
+
+    def answering(self, notice: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        """Answer other processes that read the log while this one writes it; where that cannot be, `notice` is told why."""
+        return answering(self.path, self._connection, notice)
 
     def num_scenes(self) -> int:
         """Return the number of scenes of the run, finished or not."""
@@ -281,6 +290,15 @@ def _record(path: Path, connection: duckdb.DuckDBPyConnection) -> tuple[int, Run
         row = connection.execute("SELECT format, run_id, config, execution FROM run").fetchone()
     except (duckdb.CatalogException, duckdb.BinderException) as error:
         raise FormatError(f"{path} is a DuckDB file but no matrix log: it has no table `run` that says what was run") from error
+    return decode_record(path, row)
+
+
+def decode_record(path: Path, row: tuple[Any, ...] | None) -> tuple[int, RunRecord]:
+    """Return a log's format and its run, from the row of table `run`: `format`, `run_id`, `config`, `execution`.
+
+    Raises:
+        FormatError: there is no row, or one that this version does not read.
+    """
     if row is None:
         raise FormatError(f"{path} holds no run: simulate again with --overwrite")
     number, run_id, config, execution = row

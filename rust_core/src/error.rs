@@ -51,6 +51,9 @@ pub enum Error {
     /// The turn was cancelled before it was complete.
     #[error("turn {path} was cancelled")]
     Cancelled { path: String },
+    /// An Arrow stream failed on its way, or is not whole; Arrow's words or those of whoever made the stream.
+    #[error("{reason}")]
+    Arrow { reason: String },
     /// The engine is closed, or its thread has ended.
     #[error("the engine is closed")]
     Closed,
@@ -67,11 +70,12 @@ impl Error {
             Self::Vocabulary { .. } | Self::Layout { .. } | Self::Missing { .. } => "ModelError",
             Self::Option { .. } => "ConfigError",
             Self::Decode { .. } | Self::Integrity { .. } | Self::Sampling { .. } | Self::Cancelled { .. } => "EngineError",
+            Self::Arrow { .. } => "StoreError",
             Self::Closed => "EngineClosedError",
         }
     }
 
     /// Every class that [`Error::python_class`] can name: the table that the Python tests hold against `matrix_py.errors`.
-    pub const PYTHON_CLASSES: [&'static str; 7] =
-        ["PayloadError", "SceneError", "RequestError", "ModelError", "ConfigError", "EngineError", "EngineClosedError"];
+    pub const PYTHON_CLASSES: [&'static str; 8] =
+        ["PayloadError", "SceneError", "RequestError", "ModelError", "ConfigError", "EngineError", "StoreError", "EngineClosedError"];
 }

@@ -23,10 +23,11 @@ fn place(error: &Error) -> usize {
         Error::NotTheAnswer { .. } => 13,
         Error::Missing { .. } => 14,
         Error::Integrity { .. } => 15,
+        Error::Arrow { .. } => 16,
     }
 }
 
-fn one_of_each() -> [Error; 16] {
+fn one_of_each() -> [Error; 17] {
     let word = || "word".to_owned();
     [
         Error::Payload { offset: 7, reason: "word" },
@@ -45,6 +46,7 @@ fn one_of_each() -> [Error; 16] {
         Error::NotTheAnswer { path: word(), other: word() },
         Error::Missing { what: "word" },
         Error::Integrity { found: word() },
+        Error::Arrow { reason: word() },
     ]
 }
 

@@ -1,4 +1,4 @@
-//! llama.cpp's C functions by address: the only unsafe code of the crate.
+//! llama.cpp's C functions by address: with one function of `py/ipc.rs`, the only unsafe code of the crate.
 //!
 //! What makes it sound: the addresses come from the library that llama-cpp-python loaded and never unloads; the struct that crosses the
 //! boundary by value is compared with the caller's layout before the first call; a context is used by one thread, the owner of its

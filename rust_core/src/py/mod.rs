@@ -6,6 +6,7 @@
 #![allow(clippy::needless_pass_by_value, clippy::too_many_arguments)]
 
 mod engine;
+mod ipc;
 mod log;
 mod turn;
 
@@ -134,6 +135,8 @@ fn sub_batches() -> u64 {
 mod _core {
     #[pymodule_export]
     use super::engine::{PyEngine, PyTokenizer, self_test, simulate_schedule};
+    #[pymodule_export]
+    use super::ipc::{ArrowTable, IpcEncoder, ipc_decode, ipc_encode};
     #[pymodule_export]
     use super::log::{ArrowBatch, PyEventLog};
     #[pymodule_export]

@@ -1,0 +1,62 @@
+"""Writing a finished log anew, without the room that its growing left free."""
+
+import contextlib
+from pathlib import Path
+
+import duckdb
+
+from matrix_py.store.connection import connect, one_line, quoted, remove, sql
+
+# A checkpoint writes the end of each table again and leaves the old blocks free for what comes next; after the last, nothing comes.
+_LEAST_BYTES = 4 * 2**20
+_LEAST_SHARE = 0.25
+
+
+def compact(path: Path) -> bool:
+    """Write a log anew if much of its file is free, and put it in the place of the old one once it is whole.
+
+    Where there is no room for a second file, or the log is of an older format, it stays as it is.
+
+    Returns:
+        Whether it was written anew.
+
+    Raises:
+        StoreError: the log cannot be opened.
+        LogLockedError: another process holds it.
+    """
+    path = path.resolve()
+    draft = path.with_name(f".{path.name}.new")
+    remove(draft)
+    with one_line(path), contextlib.closing(connect(draft, new=True)) as connection:
+        try:
+            # For writing, and until the new file is in its place, so that nobody else changes it meanwhile.
+            connection.execute(f"ATTACH {quoted(path)} AS old")
+            row = connection.execute(
+                "SELECT block_size * free_blocks, block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'old'"
+            ).fetchone()
+            free, size = row or (0, 0)
+            if free < max(_LEAST_BYTES, _LEAST_SHARE * size):
+                return False
+            with contextlib.suppress(duckdb.Error, OSError):
+                _copy(connection)
+                connection.execute("USE memory; DETACH log")
+                draft.replace(path)
+                return True
+            return False
+        finally:
+            remove(draft)
+
+
+def _copy(connection: duckdb.DuckDBPyConnection) -> None:
+    """Copy all tables from `old` to `log`, and see that all rows arrived."""
+    for script in ("schema.sql", "format_2.sql"):
+        connection.execute(sql(script))
+    tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'old' ORDER BY table_name").fetchall()
+    for (table,) in tables:
+        connection.execute(f"INSERT INTO log.{table} BY NAME FROM old.{table}")
+    connection.execute(sql("views.sql"))
+    connection.execute("CHECKPOINT log")
+    for (table,) in tables:
+        counts = connection.execute(f"SELECT (SELECT count(*) FROM old.{table}), (SELECT count(*) FROM log.{table})").fetchone()
+        if counts is None or counts[0] != counts[1]:
+            raise duckdb.Error(f"table {table} was not copied whole")

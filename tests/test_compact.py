@@ -1,0 +1,79 @@
+"""A finished log is written anew without free room, and stays as it is where that cannot be done."""
+
+import random
+from pathlib import Path
+
+import pytest
+from logs import drive, make_log, plain_sql, scripted
+
+from matrix_py.replay import replay
+from matrix_py.store import Log, check, compact
+
+
+@pytest.fixture
+def roomy(tmp_path: Path) -> Path:
+    """A finished log with much free room: a table of random bytes was dropped."""
+    path = tmp_path / "run.duckdb"
+    with make_log(path, [f"Question {number}?" for number in range(6)]) as log:
+        drive(log, scripted())
+    plain_sql(path, "CREATE TABLE more AS SELECT md5(range::VARCHAR) || md5((range + 1)::VARCHAR) FROM range(300000)", "CHECKPOINT")
+    plain_sql(path, "CREATE TABLE last AS SELECT 1 AS one", "CHECKPOINT")
+    plain_sql(path, "DROP TABLE more", "CHECKPOINT")
+    plain_sql(path, "DROP TABLE last", "CHECKPOINT")
+    return path
+
+
+def everything(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    tables = plain_sql(path, "SELECT table_name FROM duckdb_tables() WHERE NOT internal ORDER BY ALL", read_only=True)
+    return {table: plain_sql(path, f"FROM {table} ORDER BY rowid", read_only=True) for (table,) in tables}
+
+
+def test_all_that_a_log_holds_is_in_the_smaller_one(roomy: Path) -> None:
+    before, size = everything(roomy), roomy.stat().st_size
+
+    assert compact(roomy)
+
+    assert roomy.stat().st_size < size
+    assert everything(roomy) == before
+    assert replay(roomy).identical
+    assert [path.name for path in roomy.parent.iterdir()] == ["run.duckdb"]
+    with Log.open(roomy, read_only=False) as log:  # and it can be written
+        assert check(log).findings == []
+    assert not compact(roomy)
+
+
+def test_where_there_is_no_room_for_a_second_file_the_log_stays(roomy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = roomy.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matrix_py.store.compaction._copy", full)
+
+    assert not compact(roomy)
+
+    assert roomy.read_bytes() == content
+    assert [path.name for path in roomy.parent.iterdir()] == ["run.duckdb"]
+
+
+def test_rows_that_do_not_arrive_leave_the_log_as_it_is(roomy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = everything(roomy)
+    from matrix_py.store import connection
+
+    schema = connection.sql("schema.sql") + "; CREATE TABLE more AS SELECT 1 AS one"
+    monkeypatch.setattr("matrix_py.store.compaction.sql", lambda name: schema if name == "schema.sql" else "SELECT 1 / 'x'")
+
+    assert not compact(roomy)
+
+    assert everything(roomy) == before
+
+
+def test_a_log_of_little_free_room_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.duckdb"
+    with make_log(path, [f"Question {random.Random(1).random()}?"]) as log:
+        drive(log, scripted())
+    content = path.read_bytes()
+
+    assert not compact(path)
+
+    assert path.read_bytes() == content
