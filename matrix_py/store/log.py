@@ -13,7 +13,9 @@ import msgspec
 from matrix_py import _core
 from matrix_py.errors import FormatError, StoreError
 from matrix_py.store.connection import connect, first_line, one_line, quoted, remove, sql
+from matrix_py.store.draft import drafted, filled
 from matrix_py.store.listing import SceneLister, check_writable
+from matrix_py.store.wal import check_wal
 from matrix_py.store.writer import Writer
 from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, StoredScene
 
@@ -47,14 +49,11 @@ class Log:
             StoreError: the file exists and `overwrite` is false, or it cannot be written.
         """
         check_writable(path, overwrite=overwrite)
-        draft, listing = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.input")
-        remove(draft)
+        listing = path.with_name(f".{path.name}.input")
         remove(listing)
         try:
-            with one_line(path), contextlib.closing(connect(draft, new=True)) as connection:
+            with drafted(path) as draft, filled(draft, path) as connection:
                 connection.execute(f"ATTACH {quoted(listing)} AS input")
-                connection.execute(sql("schema.sql"))
-                connection.execute(sql("format_2.sql"))
                 lister = SceneLister(connection, record.config.scene)
                 scenes(lister)
                 lister.finish()
@@ -69,14 +68,7 @@ class Log:
                         datetime.now(UTC).replace(tzinfo=None),
                     ],
                 )
-                connection.execute(sql("views.sql"))
-                connection.execute("CHECKPOINT")
-            with one_line(path):
-                # A log that is replaced leaves no write-ahead log that would pass for the new one's.
-                path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
-                draft.replace(path)
         finally:
-            remove(draft)
             remove(listing)
         return cls.open(path, read_only=False)
 
@@ -94,6 +86,7 @@ class Log:
         with one_line(path):
             if not path.is_file():
                 raise StoreError(f"log {path} does not exist: give the file that `matrix simulate --out` wrote")
+            check_wal(path)
             connection = connect(path, read_only=read_only)
         try:
             with one_line(path):
@@ -250,20 +243,27 @@ def _record(path: Path, connection: duckdb.DuckDBPyConnection) -> tuple[int, Run
         raise FormatError(f"{path} is a DuckDB file but no matrix log: it has no table `run` that says what was run") from error
     if row is None:
         raise FormatError(f"{path} holds no run: simulate again with --overwrite")
-    number, run_id, config, execution = row
+    return row[0], parse_record(path, *row)
+
+
+def parse_record(path: Path, number: int, run_id: str, config: str, execution: str) -> RunRecord:
+    """Return a log's run, from what its table `run` says.
+
+    Raises:
+        FormatError: its format is not read, or it does not parse.
+    """
     if not OLDEST_FORMAT <= number <= FORMAT:
         raise FormatError(
             f"{path} has log format {number}; this version of matrix reads {OLDEST_FORMAT} to {FORMAT}: use the version that wrote it"
         )
     try:
-        record = RunRecord(
+        return RunRecord(
             run_id=run_id,
             config=msgspec.json.decode(config, type=RunConfig),
             execution=msgspec.json.decode(execution, type=Execution),
         )
     except msgspec.MsgspecError as error:
         raise FormatError(f"{path} has a run record that cannot be read: {error}") from error
-    return number, record
 
 
 def _upgrade(connection: duckdb.DuckDBPyConnection) -> None:
