@@ -48,3 +48,58 @@ def log_salvage(
         notice(
             f"compare it: matrix replay {out}; go on with the {found.kept['scenes'] - found.num_finished} open scenes: matrix resume {out}"
         )
+
+
+@app.command("merge")
+def log_merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Logs of one configuration.")],
+    out: Out,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make one log of several that have the same configuration."""
+    from matrix_py.store.merge import merge
+    from matrix_py.terminal import bar, line, notice
+
+    with bar("logs", len(runs), quiet=quiet) as update:
+        found = merge(runs, out, overwrite=overwrite, on_progress=update)
+    for text in found.notes:
+        notice(text)
+    shared = f", {found.num_shared} in more than one" if found.num_shared else ""
+    line(f"{out}: {found.num_scenes} scenes ({found.num_finished} finished) of {len(runs)} logs{shared}")
+    if found.root is not None:
+        line(f"root {found.root.hex()}")
+
+
+@app.command("export")
+def log_export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A log.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to make.")],
+    output: Annotated[ExportFormat, typer.Option("--format", help="parquet: a file a table.")] = ExportFormat.PARQUET,
+    quiet: Quiet = False,
+) -> None:
+    """Write a log as a folder of Parquet files."""
+    from matrix_py.store.draft import TABLES
+    from matrix_py.store.parquet import export_log
+    from matrix_py.terminal import bar, line
+
+    with bar("tables", len(TABLES), quiet=quiet) as update:
+        found = export_log(run, out, on_progress=update)
+    line(f"{out}: {len(found.tables)} tables, {sum(table.rows for table in found.tables.values())} rows")
+
+
+@app.command("import")
+def log_import(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `log export` wrote.")],
+    out: Out,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a log of a folder of Parquet files."""
+    from matrix_py.store.draft import TABLES
+    from matrix_py.store.parquet import import_log
+    from matrix_py.terminal import bar, line
+
+    with bar("tables", len(TABLES), quiet=quiet) as update:
+        found = import_log(folder, out, overwrite=overwrite, on_progress=update)
+    line(f"{out}: {len(found.tables)} tables, {sum(table.rows for table in found.tables.values())} rows")

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import duckdb
 
-# Of a table, the smallest range that is tried by itself: so a block that is gone costs a few thousand attempts at most.
-_SMALLEST_SHARE = 1024
+# DuckDB reads vectors of up to 2,048 rows as one, even where a single row is asked for. They need not begin at a multiple of that, so what
+# is tried by itself is smaller; not much, for each attempt takes a millisecond or two.
+_SMALLEST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +24,18 @@ class Rows:
     first_lost: int | None
 
 
-def read_rows(connection: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> Rows:
+def read_rows(connection: duckdb.DuckDBPyConnection, table: str, columns: str) -> Rows:
     """Copy what can be read of `damaged.table` to `found.table`, with each row's place.
 
     Args:
         connection: has the databases `damaged` and `found` attached.
         table: one of a log's tables.
-        columns: of it, those that the damaged log has.
+        columns: of it, those that the damaged log has, as in a statement.
     """
     try:
         [(num_rows,)] = connection.execute(f"SELECT count(*) FROM damaged.{table}").fetchall()
     except duckdb.Error:
         return Rows(0, None, 0)
-    names = ", ".join(columns)
     num_read = 0
     first_lost: int | None = None
     waiting = [(0, num_rows)]
@@ -43,13 +43,13 @@ def read_rows(connection: duckdb.DuckDBPyConnection, table: str, columns: list[s
         low, high = waiting.pop()
         try:
             connection.execute(
-                f"INSERT INTO found.{table} (place, {names}) SELECT rowid, {names} FROM damaged.{table} WHERE rowid >= ? AND rowid < ?",
+                f"INSERT INTO found.{table} (place, {columns}) SELECT rowid, {columns} FROM damaged.{table} WHERE rowid >= ? AND rowid < ?",
                 [low, high],
             )
         except duckdb.FatalException:
             raise
         except duckdb.Error:
-            if high - low > max(1, num_rows // _SMALLEST_SHARE):
+            if high - low > _SMALLEST:
                 middle = (low + high) // 2
                 # The last is the next: rows stay in order.
                 waiting += [(middle, high), (low, middle)]

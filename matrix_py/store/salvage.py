@@ -13,7 +13,7 @@ import duckdb
 from matrix_py import _core
 from matrix_py.errors import LogLockedError, PayloadError, StoreError
 from matrix_py.store.connection import one_line, quoted, sql
-from matrix_py.store.draft import TABLES, drafted, filled
+from matrix_py.store.draft import TABLES, drafted, filled, shared_columns
 from matrix_py.store.listing import check_writable
 from matrix_py.store.log import FORMAT, Log, parse_record
 from matrix_py.store.ranges import Rows, read_rows
@@ -78,7 +78,7 @@ def salvage(run: Path, out: Path, *, overwrite: bool = False, on_progress: Progr
     try:
         with one_line(run):
             copy = _copied(run, scratch)
-            found.wal += trim(copy)
+            found.wal += trim(copy, run)
         with drafted(out) as draft:
             with filled(draft, run) as connection:
                 connection.execute(f"ATTACH {quoted(copy)} AS damaged (READ_ONLY)")
@@ -113,21 +113,13 @@ def _copied(run: Path, folder: Path) -> Path:
 
 def _assemble(run: Path, connection: duckdb.DuckDBPyConnection, found: Salvage, on_progress: Progress) -> None:
     """Fill a new log from the database `damaged`, through `found`, which holds all that can be read."""
-    columns: dict[str, list[str]] = {}
-    for table, column, there in connection.execute(
-        "SELECT o.table_name, o.column_name, d.column_name IS NOT NULL FROM duckdb_columns() o LEFT JOIN duckdb_columns() d "
-        "ON d.database_name = 'damaged' AND d.table_name = o.table_name AND d.column_name = o.column_name "
-        "WHERE o.database_name = 'log' AND NOT o.internal ORDER BY o.column_index"
-    ).fetchall():
-        columns.setdefault(table, [])
-        if there:
-            columns[table].append(column)
     rows: dict[str, Rows] = {}
     for done, table in enumerate(TABLES):
         on_progress(table, done)
         connection.execute(f"CREATE TABLE found.{table} AS SELECT 0::BIGINT AS place, * FROM {table} LIMIT 0")
+        columns = shared_columns(connection, table, "damaged")
         # Older formats have fewer tables, and fewer columns.
-        rows[table] = read_rows(connection, table, columns[table]) if columns[table] else Rows(0, 0, None)
+        rows[table] = read_rows(connection, table, columns) if columns else Rows(0, 0, None)
     deterministic = _keep_run(run, connection)
     _check_texts(connection)
     for statement in sql("salvage_scenes.sql").split(";"):
@@ -140,8 +132,8 @@ def _assemble(run: Path, connection: duckdb.DuckDBPyConnection, found: Salvage, 
         _keep_chains(connection)
     connection.execute("INSERT INTO completions SELECT * EXCLUDE (place) FROM found.completions ORDER BY place")
     connection.execute(
-        "INSERT INTO events SELECT * EXCLUDE (place, num_kept, whole) FROM found.events JOIN found.chains USING (scene) WHERE seq < num_kept "
-        "QUALIFY row_number() OVER (PARTITION BY scene, seq ORDER BY place) = 1 ORDER BY place"
+        "INSERT INTO events SELECT * EXCLUDE (place, num_kept, whole) FROM found.events JOIN found.chains USING (scene) "
+        "WHERE seq < num_kept QUALIFY row_number() OVER (PARTITION BY scene, seq ORDER BY place) = 1 ORDER BY place"
     )
     _keep_beside(connection, rows, found)
     for table in TABLES:

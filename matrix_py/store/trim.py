@@ -9,7 +9,7 @@ from matrix_py.store.connection import connect, first_line
 from matrix_py.store.wal import FLUSH_END, HEADER, read_wal, wal_files
 
 
-def trim(path: Path) -> list[str]:
+def trim(path: Path, run: Path) -> list[str]:
     """Make a copied database one that opens, with every whole transaction before the first damage of its write-ahead logs.
 
     DuckDB is the judge: of the places where transactions end, the last is looked for up to which it replays. It reads in order and
@@ -17,6 +17,7 @@ def trim(path: Path) -> list[str]:
 
     Args:
         path: the copy, which is changed.
+        run: of which it is one: errors speak of that.
 
     Returns:
         What was lost, a line a file; nothing where they were whole, or cut as a killed process leaves them.
@@ -56,7 +57,7 @@ def trim(path: Path) -> list[str]:
         low, high = (middle, high) if try_cut(cuts[middle]) is None else (low, middle)
     refusal = try_cut(cuts[low])
     if refusal is not None:
-        raise StoreError(f"it cannot be salvaged: what says where its tables are is damaged ({refusal})")
+        raise StoreError(f"log {run} cannot be salvaged: what says where its tables are is damaged ({refusal})")
     lost = []
     for number, content in enumerate(contents):
         end = kept(number, cuts[low])
