@@ -38,17 +38,12 @@ def filled(draft: Path, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute("CHECKPOINT")
 
 
-def has_table(connection: duckdb.DuckDBPyConnection, database: str, table: str) -> bool:
-    """Return whether an attached database has a table: logs of older formats have fewer."""
-    statement = "SELECT count(*) FROM duckdb_tables() WHERE database_name = ? AND table_name = ?"
-    return connection.execute(statement, [database, table]).fetchone() == (1,)
-
-
-def shared_columns(connection: duckdb.DuckDBPyConnection, table: str, database: str) -> str:
-    """Return the columns of a log's table that an attached database has as well, for a statement; empty if it has none."""
+def shared_columns(connection: duckdb.DuckDBPyConnection, database: str) -> dict[str, str]:
+    """Return, for each table of a log that an attached database has as well, the columns that both have, as in a statement."""
     rows = connection.execute(
-        "SELECT column_name FROM duckdb_columns() WHERE database_name = 'log' AND table_name = $1 AND column_name IN "
-        "(SELECT column_name FROM duckdb_columns() WHERE database_name = $2 AND table_name = $1) ORDER BY column_index",
-        [table, database],
+        "SELECT table_name, string_agg(column_name, ', ' ORDER BY column_index) FROM duckdb_columns() WHERE database_name = 'log' "
+        "AND (table_name, column_name) IN (SELECT (table_name, column_name) FROM duckdb_columns() WHERE database_name = ?) "
+        "GROUP BY table_name",
+        [database],
     ).fetchall()
-    return ", ".join(name for (name,) in rows)
+    return {table: columns for table, columns in rows if table in TABLES}

@@ -12,7 +12,7 @@ import msgspec
 
 from matrix_py.errors import StoreError
 from matrix_py.store.connection import one_line, quoted, remove, sql
-from matrix_py.store.draft import drafted, filled, has_table, shared_columns
+from matrix_py.store.draft import drafted, filled, shared_columns
 from matrix_py.store.listing import check_writable
 from matrix_py.store.log import FORMAT, Log
 from matrix_py.types import RunRecord
@@ -160,10 +160,12 @@ def _copy(connection: duckdb.DuckDBPyConnection, number: int) -> None:
         "INSERT INTO scenes SELECT s.scene, c.position, s.label, s.row, s.occurrence, s.instruction, s.response, s.meta "
         f"FROM {source}.scenes s JOIN source.chosen c ON c.scene = s.scene AND c.log = {number} ORDER BY c.position"
     )
+    columns = shared_columns(connection, source)
     for table in _OF_SCENES:
-        columns = shared_columns(connection, table, source)
-        connection.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {source}.{table} WHERE scene IN {chosen} ORDER BY rowid")
-    if has_table(connection, source, "sessions"):
+        connection.execute(
+            f"INSERT INTO {table} ({columns[table]}) SELECT {columns[table]} FROM {source}.{table} WHERE scene IN {chosen} ORDER BY rowid"
+        )
+    if "sessions" in columns:  # not of an older format
         [(before,)] = connection.execute("SELECT count(*) FROM sessions").fetchall()
         for table in ("sessions", "commits"):
             connection.execute(f"INSERT INTO {table} SELECT * REPLACE (session + {before} AS session) FROM {source}.{table} ORDER BY rowid")
@@ -171,7 +173,7 @@ def _copy(connection: duckdb.DuckDBPyConnection, number: int) -> None:
 
 def _merge_labels(connection: duckdb.DuckDBPyConnection, num_logs: int, found: Merge) -> None:
     """Take over the labels of the detectors that looked at all logs, in one version: of others, a turn without a label says nothing."""
-    logs = [number for number in range(num_logs) if has_table(connection, f"log_{number}", "detectors")]
+    logs = [number for number in range(num_logs) if "detectors" in shared_columns(connection, f"log_{number}")]
     seen = " UNION ALL ".join(f"SELECT {number} AS log, * FROM log_{number}.detectors" for number in logs)
     if not seen:
         return

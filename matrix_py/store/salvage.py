@@ -113,13 +113,13 @@ def _copied(run: Path, folder: Path) -> Path:
 
 def _assemble(run: Path, connection: duckdb.DuckDBPyConnection, found: Salvage, on_progress: Progress) -> None:
     """Fill a new log from the database `damaged`, through `found`, which holds all that can be read."""
+    columns = shared_columns(connection, "damaged")
     rows: dict[str, Rows] = {}
     for done, table in enumerate(TABLES):
         on_progress(table, done)
         connection.execute(f"CREATE TABLE found.{table} AS SELECT 0::BIGINT AS place, * FROM {table} LIMIT 0")
-        columns = shared_columns(connection, table, "damaged")
         # Older formats have fewer tables, and fewer columns.
-        rows[table] = read_rows(connection, table, columns) if columns else Rows(0, 0, None)
+        rows[table] = read_rows(connection, table, columns[table]) if table in columns else Rows(0, 0, None)
     deterministic = _keep_run(run, connection)
     _check_texts(connection)
     for statement in sql("salvage_scenes.sql").split(";"):
