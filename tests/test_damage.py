@@ -108,7 +108,7 @@ def many(written: Written, commands: Commands, folder: Path, count: int, seed: i
 def test_a_damaged_log_gives_a_right_answer_or_one_line(written: Written, commands: Commands, tmp_path: Path) -> None:
     found = many(written, commands, tmp_path, 15, seed=7)
 
-    assert {line.split(": ")[0] for line in found} == {"wal flipped", "wal cut", "file flipped", "file cut"}
+    assert found.total() == 3 * 15
 
 
 @pytest.mark.slow

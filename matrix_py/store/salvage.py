@@ -145,9 +145,7 @@ def _assemble(run: Path, connection: duckdb.DuckDBPyConnection, found: Salvage, 
     if found.lost["scenes"] is None:
         found.notes.append(f"how many scenes there were cannot be read: at least {last + 1}")
     if found.lost["scenes"] != 0:
-        found.notes.append(
-            "scenes that are lost with their instructions cannot be resumed, and the root will be another: simulate them again"
-        )
+        found.notes.append("lost scenes cannot be resumed, and the root will be another: simulate their instructions again")
 
 
 def _keep_run(run: Path, connection: duckdb.DuckDBPyConnection) -> bool:
