@@ -120,7 +120,7 @@ def _difference(one: object, other: object, name: str = "") -> str:
 
 def _choose(connection: duckdb.DuckDBPyConnection, runs: Sequence[Path], found: Merge) -> None:
     """Decide from which log each scene is taken."""
-    connection.execute("CREATE TABLE source.scene (scene BLOB, log UINTEGER, position UBIGINT, last BLOB, num_completions UBIGINT)")
+    connection.execute("CREATE TABLE source.scene (scene BLOB, log UINTEGER, position UBIGINT, last BLOB, num_completions BIGINT)")
     for number in range(len(runs)):
         connection.execute(
             f"INSERT INTO source.scene SELECT s.scene, {number}, s.position, e.hash, coalesce(c.num, 0) FROM log_{number}.scenes s "
@@ -138,7 +138,9 @@ def _choose(connection: duckdb.DuckDBPyConnection, runs: Sequence[Path], found: 
             "(matrix show tells them apart)"
         )
     connection.execute(sql("merge.sql"))
-    [(found.num_shared,)] = connection.execute("SELECT count(*) FROM (FROM source.scene GROUP BY scene HAVING count(*) > 1)").fetchall()
+    [(found.num_shared,)] = connection.execute(
+        "SELECT count(*) FROM (SELECT scene FROM source.scene GROUP BY scene HAVING count(*) > 1)"
+    ).fetchall()
 
 
 def _write_run(connection: duckdb.DuckDBPyConnection, runs: Sequence[Path], records: Sequence[RunRecord]) -> None:
