@@ -44,10 +44,11 @@ def log_salvage(
     line(f"{out}: " + ("nothing to salvage: the log is not damaged, and this is a copy" if found.intact else "what could be recovered"))
     if found.root is not None:
         line(f"root {found.root.hex()}")
-    elif not quiet:
-        notice(
-            f"compare it: matrix replay {out}; go on with the {found.kept['scenes'] - found.num_finished} open scenes: matrix resume {out}"
-        )
+    num_open = found.kept["scenes"] - found.num_finished
+    if not found.intact:
+        notice(f"see that it is right: matrix log check {out}")
+    if num_open:
+        notice(f"{num_open} scenes are open: go on with: matrix resume {out}")
 
 
 @app.command("merge")

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from matrix_py.store.connection import connect, one_line, remove, sql
+from matrix_py.store.wal import wal_files
 
 # In the order in which they are filled: what comes later refers to what came before.
 TABLES = ("run", "texts", "scenes", "completions", "events", "sessions", "commits", "detectors", "labels")
@@ -21,7 +22,8 @@ def drafted(path: Path) -> Iterator[Path]:
         yield draft
         with one_line(path):
             # A log that is replaced leaves no write-ahead log that would pass for the new one's.
-            path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+            for file in wal_files(path):
+                file.unlink(missing_ok=True)
             draft.replace(path)
     finally:
         remove(draft)
