@@ -310,3 +310,39 @@ def test_a_damaged_log_says_what_to_do_next(written: Written, tmp_path: Path, ca
     assert shown.out.startswith("write-ahead log: 3 transactions recovered; lost from byte ")
     assert f"{new}: what could be recovered\n" in shown.out
     assert f"matrix resume {new}" in shown.err
+
+
+def test_a_process_killed_during_a_checkpoint_leaves_a_second_write_ahead_log_which_is_read_too(tmp_path: Path) -> None:
+    # Given a process that checkpoints a log again and again while it writes, killed between the two
+    make_log(tmp_path / "run.duckdb", INSTRUCTIONS).close()
+    code = """
+import sys, threading
+import duckdb
+connection = duckdb.connect(sys.argv[1])
+def write():
+    cursor = connection.cursor()
+    number = 0
+    while True:
+        number += 1
+        cursor.execute("INSERT INTO commits SELECT ?, now()::TIMESTAMP, i, i FROM range(2000) r(i)", [number])
+threading.Thread(target=write, daemon=True).start()
+while True:
+    connection.execute("CHECKPOINT")
+"""
+    run, new = tmp_path / "run.duckdb", tmp_path / "new.duckdb"
+    second = tmp_path / "run.duckdb.wal.checkpoint"
+    with subprocess.Popen([sys.executable, "-c", code, str(run)]) as child:
+        deadline = time.monotonic() + 60
+        while not (second.is_file() and second.stat().st_size > 100 and child.poll() is None):
+            assert time.monotonic() < deadline
+        os.kill(child.pid, signal.SIGKILL)
+    if not second.is_file():
+        pytest.skip("the checkpoint ended before the process did")
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    found = salvage(run, new)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path != new} == left
+    # As DuckDB itself recovers it.
+    assert plain_sql(new, "SELECT count(*) FROM commits") == plain_sql(run, "SELECT count(*) FROM commits")
+    assert found.intact
