@@ -12,6 +12,7 @@ import typer
 from matrix_py.bench.commands import app as bench_app
 from matrix_py.embedded import EMBEDDED
 from matrix_py.errors import ConfigError, DivergenceError, MatrixError
+from matrix_py.logs import app as log_app
 from matrix_py.options import (
     Batch,
     Cache,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+app.add_typer(log_app, name="log")
 
 EXIT_DIVERGED = 1
 EXIT_ERROR = 2

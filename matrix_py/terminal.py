@@ -131,6 +131,16 @@ def bar(unit: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[str
         yield lambda what, done: progress.update(task, description=what, completed=done)
 
 
+def line(text: str) -> None:
+    """Print a line of a result."""
+    console.print(Text(readable(text)), soft_wrap=True)
+
+
+def notice(text: str) -> None:
+    """Print a line beside the result."""
+    notices.print(Text(readable(text)), soft_wrap=True)
+
+
 def print_summary(summary: RunSummary) -> None:
     """Print how a run ended."""
     counts = summary.counts

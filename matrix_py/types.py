@@ -99,6 +99,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens: int | None = None  # of a KV that all turns share
     adapter_path: str = ""
     model_check: dict[str, Any] | None = None  # what `matrix check-model` found of the model before the run, if it was asked
+    merged_from: list[str] = []  # logs that were merged into this one, as path and run_id
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

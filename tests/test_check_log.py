@@ -1,5 +1,6 @@
 """`check` names every change of what is hashed by its scene and event, and finds nothing in a log that was not changed."""
 
+import json
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from logs import INSTRUCTIONS, drive, make_log, plain_sql, scripted
 
+from matrix_py.cli import main
 from matrix_py.store import Finding, Log, check
 
 REPLAYS = sorted((Path(__file__).parents[1] / "replays").glob("*.duckdb"))
@@ -182,3 +184,22 @@ def test_what_is_wrong_under_hashes_that_fit_is_found_as_well(tmp_path: Path, ed
     assert any(what in finding.what and finding.seq is not None for finding in found), [str(finding) for finding in found]
     # The root is made of the hashes of the ends.
     assert what == "events follow the end" or any("root hash" in finding.what for finding in found)
+
+
+def test_the_command_names_what_is_wrong_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(shutil.copy(REPLAYS[0], tmp_path / "run.duckdb"))
+
+    assert main(["log", "check", str(path)]) == 0
+    assert f"{path}: sound, 5 scenes, 13 turns, 36 events, root " in capsys.readouterr().out
+
+    [(scene,)] = plain_sql(path, "SELECT lower(hex(scene)) FROM scenes WHERE position = 2")
+    plain_sql(path, f"DELETE FROM completions WHERE scene = unhex('{scene}') AND path = 'critique'")
+    assert main(["log", "check", str(path), str(REPLAYS[1])]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"scene {scene} seq 4 turn critique: the event's completion is missing"
+    assert lines[1].startswith(f"{path}: 1 findings, ")
+    assert lines[2].startswith(f"{REPLAYS[1]}: sound, ")
+
+    assert main(["log", "check", "--format", "json", str(path)]) == 1
+    [document] = json.loads(capsys.readouterr().out)
+    assert document["findings"] == [{"what": "the event's completion is missing", "scene": scene, "seq": 4, "turn": "critique"}]

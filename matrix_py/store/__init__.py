@@ -11,7 +11,10 @@ from matrix_py.store.frames import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 from matrix_py.store.labels import LabelRow, LabelTables, SceneTexts, TurnText
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.log import FORMAT, OLDEST_FORMAT, Log
+from matrix_py.store.merge import Merge, merge
+from matrix_py.store.parquet import export_log, import_log
 from matrix_py.store.reading import ReadableLog, open_for_reading
+from matrix_py.store.salvage import Salvage, salvage
 from matrix_py.store.writer import Writer
 
 __all__ = [
@@ -24,7 +27,9 @@ __all__ = [
     "LabelRow",
     "LabelTables",
     "Log",
+    "Merge",
     "ReadableLog",
+    "Salvage",
     "SceneLister",
     "SceneTexts",
     "TurnText",
@@ -33,5 +38,9 @@ __all__ = [
     "check_scene",
     "check_writable",
     "compact",
+    "export_log",
+    "import_log",
+    "merge",
     "open_for_reading",
+    "salvage",
 ]

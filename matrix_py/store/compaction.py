@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 
 from matrix_py.store.connection import connect, one_line, quoted, remove, sql
+from matrix_py.store.wal import wal_files
 
 # A checkpoint writes the end of each table again and leaves the old blocks free for what comes next; after the last, nothing comes.
 _LEAST_BYTES = 4 * 2**20
@@ -30,7 +31,7 @@ def compact(path: Path) -> bool:
     with one_line(path), contextlib.closing(connect(draft, new=True)) as connection:
         try:
             # For writing, and until the new file is in its place, so that nobody else changes it meanwhile.
-            connection.execute(f"ATTACH {quoted(path)} AS old")
+            connection.execute(f"ATTACH {quoted(path)} AS old; CHECKPOINT old")
             row = connection.execute(
                 "SELECT block_size * free_blocks, block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'old'"
             ).fetchone()
@@ -40,6 +41,8 @@ def compact(path: Path) -> bool:
             with contextlib.suppress(duckdb.Error, OSError):
                 _copy(connection)
                 connection.execute("USE memory; DETACH log")
+                for file in wal_files(path):
+                    file.unlink(missing_ok=True)
                 draft.replace(path)
                 return True
             return False

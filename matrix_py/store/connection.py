@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 
 from matrix_py.errors import LogLockedError, StoreError
+from matrix_py.store.wal import wal_files
 
 # Older DuckDB releases open files of this storage version.
 _STORAGE_VERSION = "v1.2.0"
@@ -49,9 +50,9 @@ def sql(name: str) -> str:
 
 
 def remove(path: Path) -> None:
-    """Remove a database that was only a draft, and its write-ahead log."""
-    path.unlink(missing_ok=True)
-    path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+    """Remove a database that was only a draft, and its write-ahead logs."""
+    for file in [path, *wal_files(path)]:
+        file.unlink(missing_ok=True)
 
 
 def first_line(error: BaseException) -> str:

@@ -13,9 +13,11 @@ import msgspec
 from matrix_py import _core
 from matrix_py.errors import FormatError, StoreError
 from matrix_py.store.connection import connect, first_line, one_line, quoted, remove, sql
+from matrix_py.store.draft import drafted, filled
 from matrix_py.store.labels import LabelTables
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.live import answering
+from matrix_py.store.wal import check_wal
 from matrix_py.store.writer import Writer
 from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, StoredScene
 
@@ -49,14 +51,11 @@ class Log:
             StoreError: the file exists and `overwrite` is false, or it cannot be written.
         """
         check_writable(path, overwrite=overwrite)
-        draft, listing = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.input")
-        remove(draft)
+        listing = path.with_name(f".{path.name}.input")
         remove(listing)
         try:
-            with one_line(path), contextlib.closing(connect(draft, new=True)) as connection:
+            with drafted(path) as draft, filled(draft, path) as connection:
                 connection.execute(f"ATTACH {quoted(listing)} AS input")
-                connection.execute(sql("schema.sql"))
-                connection.execute(sql("format_2.sql"))
                 lister = SceneLister(connection, record.config.scene)
                 scenes(lister)
                 lister.finish()
@@ -71,14 +70,7 @@ class Log:
                         datetime.now(UTC).replace(tzinfo=None),
                     ],
                 )
-                connection.execute(sql("views.sql"))
-                connection.execute("CHECKPOINT")
-            with one_line(path):
-                # A log that is replaced leaves no write-ahead log that would pass for the new one's.
-                path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
-                draft.replace(path)
         finally:
-            remove(draft)
             remove(listing)
         return cls.open(path, read_only=False)
 
@@ -96,6 +88,7 @@ class Log:
         with one_line(path):
             if not path.is_file():
                 raise StoreError(f"log {path} does not exist: give the file that `matrix simulate --out` wrote")
+            check_wal(path)
             connection = connect(path, read_only=read_only)
         try:
             with one_line(path):
