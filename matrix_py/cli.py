@@ -403,6 +403,7 @@ def label(
         sys.stdout.write(json_text(documents) + "\n")
 
 
+@app.command()
 def status(
     run: Run,
     output: Annotated[OutputFormat, typer.Option("--format", help="text, or json: one line each time.")] = OutputFormat.TEXT,

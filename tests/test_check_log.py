@@ -196,10 +196,10 @@ def test_the_command_names_what_is_wrong_and_fails(tmp_path: Path, capsys: pytes
     plain_sql(path, f"DELETE FROM completions WHERE scene = unhex('{scene}') AND path = 'critique'")
     assert main(["log", "check", str(path), str(REPLAYS[1])]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"scene {scene} seq 4 turn critique: the event's completion is missing"
+    assert lines[0] == f"scene {scene} seq 3 turn critique: the event's completion is missing"
     assert lines[1].startswith(f"{path}: 1 findings, ")
     assert lines[2].startswith(f"{REPLAYS[1]}: sound, ")
 
     assert main(["log", "check", "--format", "json", str(path)]) == 1
     [document] = json.loads(capsys.readouterr().out)
-    assert document["findings"] == [{"what": "the event's completion is missing", "scene": scene, "seq": 4, "turn": "critique"}]
+    assert document["findings"] == [{"what": "the event's completion is missing", "scene": scene, "seq": 3, "turn": "critique"}]

@@ -207,7 +207,7 @@ class TestRun:
 
             def count(subject: Subject) -> bool:
                 nonlocal most
-                most = max(most, sum(isinstance(each, TurnText) for each in gc.get_objects()))
+                most = max(most, sum(type(each) is TurnText for each in gc.get_objects()))
                 return True
 
             label_run(log, [finds("mine", "word", found=count)])

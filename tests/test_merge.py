@@ -122,6 +122,7 @@ def test_another_configuration_is_refused_by_its_first_field(tmp_path: Path, cha
 def test_labels_are_kept_of_detectors_that_looked_at_all_logs_in_one_version(tmp_path: Path) -> None:
     one, two = played(tmp_path / "one.duckdb", "AB"), played(tmp_path / "two.duckdb", "BC")
     for path, version in ((one, 1), (two, 2)):
+        plain_sql(path, "DELETE FROM detectors", "DELETE FROM labels")  # those of the run's end
         for detector, number in (("refusal", 3), ("loop", version)):
             plain_sql(path, f"INSERT INTO detectors SELECT '{detector}', {number}, now()::TIMESTAMP, count(*) FROM completions")
             plain_sql(path, f"INSERT INTO labels SELECT scene, path, attempt, 'x', '{detector}', {number} FROM completions")
