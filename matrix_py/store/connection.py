@@ -4,6 +4,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def quoted(path: Path) -> str:
     return "'{}'".format(str(path).replace("'", "''"))
 
 
+@cache
 def sql(name: str) -> str:
     """Return one of the package's SQL files."""
     return (resources.files("matrix_py.sql") / name).read_text("utf-8")

@@ -17,7 +17,7 @@ from matrix_py.store.draft import drafted, filled
 from matrix_py.store.labels import LabelTables
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.live import answering
-from matrix_py.store.wal import check_wal
+from matrix_py.store.wal import check_wal, wal_files
 from matrix_py.store.writer import Writer
 from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, StoredScene
 
@@ -25,7 +25,7 @@ FORMAT = 2
 # What is older is refused; what lies between is read as it is, and brought up to date when it is opened for writing.
 OLDEST_FORMAT = 1
 # Scenes read from the log at a time.
-_PAGE = 500
+_PAGE = 100
 _HASH_BYTES = 32
 
 
@@ -88,7 +88,10 @@ class Log:
         with one_line(path):
             if not path.is_file():
                 raise StoreError(f"log {path} does not exist: give the file that `matrix simulate --out` wrote")
-            check_wal(path)
+            if any(file.is_file() for file in wal_files(path)):
+                # While the file is held for reading, so that no other process is in the middle of a write.
+                with contextlib.closing(connect(path, read_only=True)):
+                    check_wal(path)
             connection = connect(path, read_only=read_only)
         try:
             with one_line(path):

@@ -11,9 +11,14 @@ import duckdb
 
 from matrix_py import _core
 from matrix_py.errors import StoreError
-from matrix_py.store.connection import first_line, sql
+from matrix_py.store.connection import first_line
 
-COMMIT_INTERVAL_S = 0.05
+# A commit takes some milliseconds of a CPU, and on a busy machine tens of milliseconds: more often would cost the model's threads more, and
+# less often would let a crash lose more than a quarter of a second.
+COMMIT_INTERVAL_S = 0.15
+# After so many commits, their times are written, with the rows of the next.
+_NOTED_COMMITS = 8
+_TABLES = ("texts", "scenes", "completions", "events")
 # Rows that may wait for the writer before the run waits for it.
 MAX_PENDING_ROWS = 50_000
 
@@ -29,7 +34,7 @@ class Writer:
         self._session = session
         self._stop = threading.Event()
         self._error: Exception | None = None
-        # Of commits that are done and not in the table `commits` yet: it gets each with the next, for a commit cannot hold its own end.
+        # Of commits that are done and not in the table `commits` yet: a commit cannot hold its own end.
         self._done: list[tuple[int, datetime, int, int]] = []
         self.commits = 0
         self.max_delay_s = 0.0
@@ -72,7 +77,8 @@ class Writer:
                 # What is buffered came after the last drain: a row waits no longer than from there to the commit's end.
                 before, drained = drained, time.perf_counter()
                 rows = self._event_log.pending
-                if write(self._connection, self._event_log, self._insert_commits):
+                note = self._insert_commits if len(self._done) >= _NOTED_COMMITS else None
+                if write(self._connection, self._event_log, note):
                     delay = time.perf_counter() - before
                     self._done.append((self._session, datetime.now(UTC).replace(tzinfo=None), rows, round(1e6 * delay)))
                     self.commits += 1
@@ -94,11 +100,14 @@ def write(connection: duckdb.DuckDBPyConnection, event_log: _core.EventLog, also
         return False
     connection.execute("BEGIN")
     try:
-        for statement, batch in zip(sql("insert.sql").split(";"), batches, strict=True):
+        # In the order in which the event log hands its batches over. As relations: to register each costs as much again as to insert it.
+        for table, batch in zip(_TABLES, batches, strict=True):
             if len(batch):
-                connection.register("batch", batch)
-                connection.execute(statement)
-                connection.unregister("batch")
+                rows = connection.from_arrow(batch)
+                if table == "texts":
+                    # A text that the log has is not written again, nor one twice from a batch.
+                    rows = rows.filter("hash NOT IN (SELECT hash FROM texts)").distinct()
+                rows.insert_into(table)
         if also is not None:
             also()
         connection.execute("COMMIT")
