@@ -265,7 +265,7 @@ def _record(name: str, golden: Golden) -> RunRecord:
 
 
 def _shrink(log: Path, out: Path) -> None:
-    """Copy a log into blocks of 16 KiB: DuckDB's own are of 256 KiB, each column's data begins a new one, and git keeps every version."""
+    """Copy a log into blocks of 16 KiB: each column's data begins a new one, and git keeps every version."""
     out.unlink(missing_ok=True)
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.execute(f"ATTACH '{log}' AS log (READ_ONLY)")
