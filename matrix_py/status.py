@@ -39,7 +39,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         scenes: scenes that it finished.
         scenes_per_minute: None where no time has passed.
         eta_s: seconds until the last scene is finished, at this rate; None where the run is not running, or none is finished yet.
-        delay: None before the first commit is recorded, which happens in the one after it.
+        delay: None before the first commits are recorded, which happens a few commits later.
     """
 
     number: int
