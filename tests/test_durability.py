@@ -110,12 +110,12 @@ def test_a_full_disk_ends_a_run_in_one_line_and_resume_finishes_it(tmp_path: Pat
     notes.touch()
 
     def small_disk() -> None:
-        # No file may grow beyond this: a write fails as it does on a full disk. (A new log has some 800 KiB.)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1200 * 1024, 1200 * 1024))
+        # No file may grow beyond this: a write fails as it does on a full disk. (A new log has some 330 KiB.)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (450 * 1024, 450 * 1024))
 
-    limits = ("--roles", "3", "--steps", "3")
+    limits = ("--roles", "2", "--steps", "2")
     full = subprocess.run(
-        command(notes, *simulate(tmp_path, path, 30, *limits)), preexec_fn=small_disk, capture_output=True, text=True, check=False
+        command(notes, *simulate(tmp_path, path, 12, *limits)), preexec_fn=small_disk, capture_output=True, text=True, check=False
     )
 
     assert full.returncode == 2, full.stderr
@@ -124,7 +124,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_resume_finishes_it(tmp_path: Pat
     assert "what was committed is safe" in line
     with Log.open(path, read_only=True) as log:
         assert log.num_completions() > 0
-        assert log.num_finished() < 30
+        assert log.num_finished() < 12
         assert check(log).findings == []
     kept = stored(path)
     notes.write_text("")
@@ -132,7 +132,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_resume_finishes_it(tmp_path: Pat
     assert not kept & set(asked(notes))
     assert replay(path).identical
     with Log.open(path, read_only=True) as log:
-        assert log.num_finished() == 30
+        assert log.num_finished() == 12
 
 
 @pytest.mark.skipif(os.environ.get("MATRIX_SMALL_DISK") is None, reason="needs MATRIX_SMALL_DISK, a folder on a disk of a few MB")
@@ -142,9 +142,11 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     filler = folder / "filler"
     notes.touch()
     free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-    filler.write_bytes(bytes(max(free - 900 * 1024, 0)))
+    filler.write_bytes(bytes(max(free - 700 * 1024, 0)))
 
-    full = subprocess.run(command(notes, *simulate(tmp_path, path, 30)), capture_output=True, text=True, check=False)
+    full = subprocess.run(
+        command(notes, *simulate(tmp_path, path, 12, "--roles", "2", "--steps", "2")), capture_output=True, text=True, check=False
+    )
 
     assert full.returncode == 2, full.stderr
     assert len(full.stderr.splitlines()) == 1
