@@ -9,7 +9,7 @@ from matrix_py.store.connection import connect, one_line, quoted, remove, sql
 from matrix_py.store.wal import wal_files
 
 # A checkpoint writes the end of each table again and leaves the old blocks free for what comes next; after the last, nothing comes.
-_LEAST_BYTES = 4 * 2**20
+_LEAST_BYTES = 2**20
 _LEAST_SHARE = 0.25
 
 
