@@ -237,7 +237,7 @@ def replay(
     from matrix_py.terminal import RunProgress, json_text, print_replay, replay_document
 
     found = []
-    with Workers(jobs).closing() as workers:
+    with Workers(jobs) as workers:
         for path in runs:
             with RunProgress(quiet=quiet) as progress:
                 found.append((path, run(path, prompts_dir=prompts, recorded=recorded, workers=workers, on_progress=progress.replayed)))

@@ -126,7 +126,7 @@ class Engine:
         if self.template.is_plain and options.chat_template is None:
             announce(f"{self.path.name} has no chat template: prompts use plain headings (--chat-template NAME chooses another)")
         self.context = _context(options.context, self.facts)
-        self.threads = options.threads or _available_cpus()
+        self.threads = options.threads or available_cpus()
         # Of the weights that the log pins, before they are used.
         self.model_hash = _core.hash_file(self.path)
         self.lora_hash = None if options.lora is None else _core.hash_file(options.lora)
@@ -293,7 +293,7 @@ def _sizes(options: EngineOptions, context: int, kv_bytes_per_token: int, *, sha
     return parallel, cached, kv_tokens if shared else None
 
 
-def _available_cpus() -> int:
+def available_cpus() -> int:
     """CPUs that this process may use: more threads than that would wait for one another."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -19,7 +19,7 @@ from matrix_py import _core
 from matrix_py.check import kept_check
 from matrix_py.embedded import EMBEDDED
 from matrix_py.engine import Engine, EngineOptions
-from matrix_py.errors import ConfigError, EngineError, LogLockedError, ModelError
+from matrix_py.errors import ConfigError, EngineError, ModelError, StoreError
 from matrix_py.health import Health, read_health
 from matrix_py.instructions import Dialogue, Reader
 from matrix_py.labels import Labelling, label_run
@@ -228,7 +228,8 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
 def _tidy(summary: RunSummary) -> RunSummary:
     """Give back the room that a finished log does not use."""
     if summary.root is not None:
-        with contextlib.suppress(LogLockedError):  # somebody reads it already
+        # Somebody may read it already, or the folder take no second file: the run is whole all the same.
+        with contextlib.suppress(StoreError):
             compact(summary.path)
     return summary
 

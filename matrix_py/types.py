@@ -49,6 +49,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     depth: int = 1
 
 
+def turn_name(path: str, attempt: int) -> str:
+    """Return how an attempt of a turn goes by: its path, and from the second attempt on its number."""
+    return path if attempt == 1 else f"{path}#{attempt}"
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What decides what a run says. Its hash is the beginning of the root hash.
 

@@ -1,12 +1,15 @@
 """A finished log is written anew without free room, and stays as it is where that cannot be done."""
 
 import random
+import sys
 from pathlib import Path
 
 import pytest
-from logs import drive, make_log, plain_sql, scripted
+from logs import ENGINE, drive, make_log, plain_sql, scripted
 
+from matrix_py.errors import StoreError
 from matrix_py.replay import replay
+from matrix_py.simulate import SimulateOptions, simulate
 from matrix_py.store import Log, check, compact
 
 
@@ -58,14 +61,13 @@ def test_where_there_is_no_room_for_a_second_file_the_log_stays(roomy: Path, mon
 
 def test_rows_that_do_not_arrive_leave_the_log_as_it_is(roomy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = everything(roomy)
-    from matrix_py.store import connection
-
-    schema = connection.sql("schema.sql") + "; CREATE TABLE more AS SELECT 1 AS one"
-    monkeypatch.setattr("matrix_py.store.compaction.sql", lambda name: schema if name == "schema.sql" else "SELECT 1 / 'x'")
+    # After all rows were copied, one is gone again.
+    monkeypatch.setattr("matrix_py.store.compaction.sql", lambda _: "DELETE FROM log.events WHERE seq = 0")
 
     assert not compact(roomy)
 
     assert everything(roomy) == before
+    assert [path.name for path in roomy.parent.iterdir()] == ["run.duckdb"]
 
 
 def test_a_log_of_little_free_room_is_left_alone(tmp_path: Path) -> None:
@@ -77,3 +79,21 @@ def test_a_log_of_little_free_room_is_left_alone(tmp_path: Path) -> None:
     assert not compact(path)
 
     assert path.read_bytes() == content
+
+
+def test_a_run_whose_folder_takes_no_second_file_is_finished_all_the_same(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise StoreError(f"log {path}: no space left on device")
+
+    inputs = tmp_path / "in.jsonl"
+    inputs.write_text('{"instruction": "What is a fork?"}\n')
+    # By the module: the package has a function of its name.
+    monkeypatch.setattr(sys.modules["matrix_py.simulate"], "compact", refuse)
+
+    summary = simulate(
+        SimulateOptions(inputs=(str(inputs),), out=tmp_path / "run.duckdb", model=str(tiny_model), scene="vanilla", engine=ENGINE)
+    )
+
+    assert summary.root is not None

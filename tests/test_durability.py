@@ -92,7 +92,7 @@ def kill_and_resume(folder: Path, *, scenes: int, kills: int, most_s: float, lim
         assert check(other).findings == []
         sessions = other.query("SELECT count(*) FROM sessions")[1][0][0]
     print(f"killed {killed} times, {sessions} sessions, {len(stored(path))} turns")
-    assert killed >= min(kills, 2)
+    assert killed >= 1
     assert replay(path).identical
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace as with_
 from matrix_py.cli import main
 from matrix_py.errors import StoreError
 from matrix_py.replay import replay
-from matrix_py.store import Log
+from matrix_py.store import Log, strays
 from matrix_py.store.merge import merge
 from matrix_py.testing import ScriptedModel
 from matrix_py.types import RunRecord
@@ -60,7 +60,7 @@ def test_logs_become_one_with_the_root_of_one_run(tmp_path: Path, capsys: pytest
         assert log.recorded_root() == found.root
         assert log.record.execution.merged_from == [f"{path} (test)" for path in (two, one, three)]
         assert log.record.run_id != "test"
-        assert log.problems() == []
+        assert strays(log) == []
 
 
 def test_a_scene_that_both_hold_is_taken_where_it_is_finished(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from matrix_py.errors import FormatError, InputError, LogLockedError, StoreError
 from matrix_py.events import ResponseGiven, ResponseRevised
 from matrix_py.replay import replay
 from matrix_py.scene import Scene
-from matrix_py.store import Log, SceneLister
+from matrix_py.store import Log, SceneLister, strays
 
 TABLES = ["commits", "completions", "detectors", "events", "labels", "run", "scenes", "sessions", "texts"]
 
@@ -44,7 +44,7 @@ class TestCreating:
 
         with make_log(tmp_path / "run.duckdb", INSTRUCTIONS, record=record) as log:
             assert (log.num_scenes(), log.num_finished(), log.num_completions()) == (6, 0, 0)
-            assert (log.root(), log.recorded_root(), log.problems()) == (None, None, [])
+            assert (log.root(), log.recorded_root(), strays(log)) == (None, None, [])
 
         assert names(tmp_path) == ["run.duckdb"]
         with Log.open(tmp_path / "run.duckdb", read_only=True) as log:

@@ -4,15 +4,16 @@ The code and the prompts are those of today; chat template, system prompt, seed 
 a changed prompt or a changed scene would have asked or concluded otherwise shows as a divergence.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from matrix_py import _core
+from matrix_py.engine import available_cpus
 from matrix_py.errors import ConfigError
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.prompts import Prompts, load_files, load_settings
@@ -21,7 +22,7 @@ from matrix_py.replay.divergence import Cause, Causes, Divergence, changes, desc
 from matrix_py.scene import find_scene
 from matrix_py.scene.rules import check_rules
 from matrix_py.simulate import recorded_prompts
-from matrix_py.store import Log
+from matrix_py.store import Log, strays, summary
 
 __all__ = ["Cause", "Divergence", "Replay", "Workers", "describe", "grouped", "replay"]
 
@@ -98,7 +99,7 @@ class Workers:
         Raises:
             ConfigError: `jobs` is less than 1.
         """
-        self.jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
+        self.jobs = available_cpus() if jobs is None else jobs
         if self.jobs < 1:
             raise ConfigError(f"--jobs is {jobs}: give at least 1")
         self._pool: ProcessPoolExecutor | None = None
@@ -116,13 +117,11 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    @contextmanager
-    def closing(self) -> "Iterator[Workers]":
-        """Close at the end of a `with`."""
-        try:
-            yield self
-        finally:
-            self.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
 
 def replay(
@@ -157,9 +156,7 @@ def replay(
         if workers is None or workers.jobs == 1 or num_scenes < _WORTH_A_PROCESS:
             done = _replay(log, whole, prompts, (lambda counts: on_progress(counts, num_scenes)) if on_progress else None)
         else:
-            positions = log.num_positions()
-            shares = [_Job(whole.path, prompts_dir, recorded, start, start + _SHARE) for start in range(0, positions, _SHARE)]
-            for part in workers.map(shares):
+            for part in workers.map([replace(whole, start=start, stop=stop) for start, stop in log.shares(_SHARE)]):
                 done.add(part)
                 if on_progress is not None:
                     on_progress(Counts(completed=done.scenes, turns=done.turns), num_scenes)
@@ -169,7 +166,7 @@ def replay(
         if recorded_root is not None and root != recorded_root and not done.divergences:
             actual = "none, as scenes are missing their end" if root is None else root.hex()
             problems.append(f"root hash: expected {recorded_root.hex()}, actual {actual}: scenes or the configuration were changed")
-        problems += log.problems()
+        problems += summary(strays(log))
         unused = log.num_completions() - done.turns
         if unused and not done.divergences and not problems:
             problems.append(f"{unused} completions answer no turn that a scene asks for")

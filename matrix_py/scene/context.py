@@ -164,11 +164,10 @@ class Scene:
             self.emit(self._completed(turn, completion, values, form))
             if completion.outcome == "too_long":
                 raise TurnTooLong(f"the prompt of turn {path} leaves no room in the context")
-            numbered = path if attempt == 1 else f"{path}#{attempt}"
             # A model may answer in the language of the instruction, or in that of the prompt.
             like = self.instruction, "".join([text for text, trusted in segments if trusted])
             text, flaw = self._examine(turn, completion, form, speakers, like=like, in_world=settings.system == "writer")
-            reply = Reply(Quote(text, [numbered]), fell_back=False, finish=completion.finish)
+            reply = Reply(Quote(text, [turn.name]), fell_back=False, finish=completion.finish)
             if flaw is None and completion.outcome == "text":
                 return reply
             if flaw is None:
@@ -186,7 +185,7 @@ class Scene:
         if fallback is None:
             raise ReplyUnusable(f"turn {path} gave no usable reply in {attempts} attempts: {flaw or 'its form failed'}")
         self.emit(TurnFellBack(path=path, attempts=attempts, text=fallback))
-        return Reply(Quote(fallback, [numbered]), fell_back=True, finish=completion.finish)
+        return Reply(Quote(fallback, [turn.name]), fell_back=True, finish=completion.finish)
 
     def _examine(
         self,

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from matrix_py.errors import StoreError
 from matrix_py.events import ReplyFlawed, ResponseGiven
-from matrix_py.show.reading import Action, Reading, TurnFacts, parse_name, turn_name
+from matrix_py.show.reading import Action, Reading, TurnFacts, parse_name
 from matrix_py.show.transcript import Part, count_of
+from matrix_py.types import turn_name
 
 # The turn that gives the ego its plan.
 _PLAN = "plan"

@@ -23,6 +23,7 @@ from matrix_py.events import (
     TurnFellBack,
 )
 from matrix_py.store import ReadableLog
+from matrix_py.types import turn_name
 
 _KINDS = {name: kind for name, kind in vars(events).items() if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event}
 # Turns about an action lie under its path.
@@ -175,11 +176,6 @@ class Reading:
         names = list(self.turns)
         more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
         return ", ".join(names[:_MAX_NAMED]) + more or "none yet"
-
-
-def turn_name(path: str, attempt: int) -> str:
-    """Return how an attempt of a turn goes by: its path, and from the second attempt on its number."""
-    return path if attempt == 1 else f"{path}#{attempt}"
 
 
 def parse_name(name: str) -> tuple[str, int]:

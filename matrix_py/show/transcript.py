@@ -33,7 +33,8 @@ from matrix_py.events import (
     TurnCompleted,
     TurnFellBack,
 )
-from matrix_py.show.reading import Action, AnyEvent, OtherEvent, Reading, TurnFacts, turn_name
+from matrix_py.show.reading import Action, AnyEvent, OtherEvent, Reading, TurnFacts
+from matrix_py.types import turn_name
 
 _SEVERITIES = {1: "slight", 2: "serious", 3: "grave"}
 _END_REASONS = {

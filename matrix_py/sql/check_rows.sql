@@ -2,7 +2,7 @@
 SELECT 'an event belongs to no scene of the run' AS what, lower(hex(scene)) AS scene, seq, NULL AS turn
 FROM events ANTI JOIN scenes USING (scene)
 UNION ALL
-SELECT 'a completion belongs to no scene of the run', lower(hex(scene)), NULL, path
+SELECT 'a completion belongs to no scene of the run', lower(hex(scene)), NULL, path || if(attempt = 1, '', '#' || attempt)
 FROM completions ANTI JOIN scenes USING (scene)
 UNION ALL
 SELECT 'the scene is listed ' || count(*) || ' times', lower(hex(scene)), 0, NULL
@@ -21,3 +21,11 @@ FROM completions GROUP BY scene, path, attempt HAVING count(*) > 1
 UNION ALL
 SELECT 'the event is filed under another kind than its own', lower(hex(scene)), seq, NULL
 FROM events WHERE NOT starts_with(payload::VARCHAR, '{"kind":"' || kind || '",')
+UNION ALL
+-- The columns repeat what payloads say, for queries and views.
+SELECT 'the completion''s kind is ' || c.kind || '; its event says ' || (e.payload ->> 'turn'), lower(hex(c.scene)), e.seq,
+    c.path || if(c.attempt = 1, '', '#' || c.attempt)
+FROM completions c
+JOIN events e ON e.scene = c.scene AND e.kind = 'TurnCompleted' AND e.payload ->> 'path' = c.path
+    AND e.payload ->> 'attempt' = c.attempt::VARCHAR
+WHERE e.payload ->> 'turn' != c.kind

@@ -5,7 +5,7 @@ them. One writer thread with a connection of its own commits what the run has bu
 than the events that follow from them. While it does, this process answers those who want to read (`live`); `open_for_reading` asks it.
 """
 
-from matrix_py.store.checking import Checked, Finding, check, check_scene
+from matrix_py.store.checking import Checked, Finding, check, check_scene, strays, summary
 from matrix_py.store.compaction import compact
 from matrix_py.store.frames import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 from matrix_py.store.labels import LabelRow, LabelTables, SceneTexts, TurnText
@@ -43,4 +43,6 @@ __all__ = [
     "merge",
     "open_for_reading",
     "salvage",
+    "strays",
+    "summary",
 ]

@@ -7,7 +7,7 @@ events. Of the log as a whole: rows belong to a scene and are there once; texts 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from matrix_py import _core
 from matrix_py.errors import PayloadError
 from matrix_py.store.connection import one_line, sql
 from matrix_py.store.log import Log
+from matrix_py.types import turn_name
 
 # Scenes whose rows are in memory at a time.
 _PAGE = 250
@@ -60,7 +61,6 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class _Completion:
-    kind: str
     request: bytes
     outcome: str
     finish: str
@@ -96,8 +96,6 @@ def check(log: Log, on_progress: Callable[[int, int], None] | None = None) -> Ch
     checked = Checked(num_scenes=log.num_scenes(), root=log.root())
     cursor = log.cursor()
     with contextlib.closing(cursor), one_line(log.path):
-        # Of each turn, where its event is: what is wrong with a turn is named by that.
-        seqs: dict[tuple[str, str], int] = {}
         for done, scene in enumerate(_scenes(cursor, _columns(cursor)), start=1):
             found = _SceneCheck(scene, log.record.config.scene, log.record.config.seed)
             checked.findings += found.run()
@@ -105,12 +103,7 @@ def check(log: Log, on_progress: Callable[[int, int], None] | None = None) -> Ch
             checked.num_completions += len(scene.completions)
             if on_progress is not None:
                 on_progress(done, checked.num_scenes)
-        rows = cursor.execute(sql("check_rows.sql")).fetchall()
-        rows += _wrong_texts(cursor)
-        if any(turn is not None and seq is None for _, _, seq, turn in rows):
-            seqs = _seqs_of_turns(cursor)
-        for what, of, seq, turn in rows:
-            checked.findings.append(Finding(what, of, seqs.get((of, turn)) if seq is None and turn is not None else seq, turn))
+    checked.findings += strays(log)
     recorded = log.recorded_root()
     if recorded is not None and recorded != checked.root:
         actual = "none, as scenes are missing their end" if checked.root is None else checked.root.hex()
@@ -118,6 +111,32 @@ def check(log: Log, on_progress: Callable[[int, int], None] | None = None) -> Ch
             Finding(f"root hash: recorded {recorded.hex()}, actual {actual}: the configuration, scenes or their order were changed")
         )
     return checked
+
+
+def strays(log: Log) -> list[Finding]:
+    """Return what is wrong beyond single scenes: rows that belong to nothing or are there twice, and texts that are not what they were.
+
+    Raises:
+        StoreError: the log cannot be read.
+    """
+    cursor = log.cursor()
+    with contextlib.closing(cursor), one_line(log.path):
+        rows = cursor.execute(sql("check_rows.sql")).fetchall() + _wrong_texts(cursor)
+        # What is wrong with a turn is named by its event.
+        unplaced = any(turn is not None and seq is None for _, _, seq, turn in rows)
+        seqs = _seqs_of_turns(cursor) if unplaced else {}
+        return [Finding(what, scene, seqs.get((scene, turn)) if seq is None else seq, turn) for what, scene, seq, turn in rows]
+
+
+def summary(findings: Sequence[Finding]) -> list[str]:
+    """Return a line for each thing that is wrong: how often, and where first."""
+    groups: dict[str, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.what, []).append(finding)
+    return [
+        str(group[0]) + (f" (and {len(group) - 1} times more: matrix log check names them)" if len(group) > 1 else "")
+        for group in groups.values()
+    ]
 
 
 def check_scene(log: Log, scene: bytes) -> list[Finding]:
@@ -165,7 +184,7 @@ def _scenes(cursor: duckdb.DuckDBPyConnection, sampling: str, *, only: bytes | N
         ).fetchall():
             scenes[scene].events.append((seq, payload, digest))
         for scene, path, attempt, *rest in cursor.execute(
-            f"SELECT scene, path, attempt, kind, request, outcome, finish, text, segments, trusted, {sampling} "
+            f"SELECT scene, path, attempt, request, outcome, finish, text, segments, trusted, {sampling} "
             "FROM completions JOIN checked USING (scene)"
         ).fetchall():
             scenes[scene].completions[path, attempt] = _Completion(*rest)
@@ -187,6 +206,8 @@ def _wrong_texts(cursor: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
         "UNION SELECT response FROM scenes WHERE response IS NOT NULL UNION SELECT text FROM completions "
         "UNION SELECT unnest(segments) FROM completions) ANTI JOIN texts USING (hash)"
     )
+    if cursor.execute("SELECT count(*) FROM bad").fetchall() == [(0,)]:
+        return []
     found = cursor.execute(sql("check_texts.sql")).fetchall()
     # One that nothing uses, as when the hash itself was changed, is named by itself.
     unused = cursor.execute(
@@ -201,7 +222,7 @@ def _seqs_of_turns(cursor: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], i
     rows = cursor.execute(
         "SELECT lower(hex(scene)), payload ->> 'path', (payload ->> 'attempt')::UINTEGER, seq FROM events WHERE kind = 'TurnCompleted'"
     ).fetchall()
-    return {(scene, path if attempt == 1 else f"{path}#{attempt}"): seq for scene, path, attempt, seq in rows}
+    return {(scene, turn_name(path, attempt)): seq for scene, path, attempt, seq in rows}
 
 
 class _SceneCheck:
@@ -276,7 +297,7 @@ class _SceneCheck:
             case "SceneStarted":
                 self._started(event)
             case "TurnCompleted":
-                name = _name(event["path"], event["attempt"])
+                name = turn_name(event["path"], event["attempt"])
                 for read in event["reads"]:
                     if read not in turns:
                         self._find(f"its prompt was made from turn {read}, which did not come before", seq, name)
@@ -316,9 +337,9 @@ class _SceneCheck:
                     self._seqs[key] = place
         for key in self._seqs:
             if key not in completions:
-                self._find("the event's completion is missing", self._seqs[key], _name(*key))
+                self._find("the event's completion is missing", self._seqs[key], turn_name(*key))
         for key, completion in completions.items():
-            name = _name(*key)
+            name = turn_name(*key)
             at = self._seqs.get(key)
             if key not in events:
                 if ended:
@@ -330,11 +351,9 @@ class _SceneCheck:
                     ("text", completion.text.hex()),
                     ("outcome", completion.outcome),
                     ("finish", completion.finish),
-                    ("turn", completion.kind),
                 ):
                     if event.get(column) != held:
-                        what = "kind" if column == "turn" else column
-                        self._find(f"the completion's {what} is {held}; its event says {event.get(column)}", at, name)
+                        self._find(f"the completion's {column} is {held}; its event says {event.get(column)}", at, name)
             if completion.sampling is not None and self._request(key, completion) != completion.request:
                 self._find("the request is not the hash of its segments, settings and key", at, name)
 
@@ -351,7 +370,3 @@ class _SceneCheck:
             )
         except (ValueError, TypeError):  # a hash of another length, a NULL in a list
             return None
-
-
-def _name(path: str, attempt: int) -> str:
-    return path if attempt == 1 else f"{path}#{attempt}"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import duckdb
 
-from matrix_py.store.connection import connect, one_line, quoted, remove, sql
+from matrix_py.store.connection import attach_new, one_line, quoted, remove, sql
+from matrix_py.store.draft import create_tables
 from matrix_py.store.wal import wal_files
 
 # A checkpoint writes the end of each table again and leaves the old blocks free for what comes next; after the last, nothing comes.
@@ -16,7 +17,7 @@ _LEAST_SHARE = 0.25
 def compact(path: Path) -> bool:
     """Write a log anew if much of its file is free, and put it in the place of the old one once it is whole.
 
-    Where there is no room for a second file, or the log is of an older format, it stays as it is.
+    Where there is no room for a second file it stays as it is.
 
     Returns:
         Whether it was written anew.
@@ -27,33 +28,32 @@ def compact(path: Path) -> bool:
     """
     path = path.resolve()
     draft = path.with_name(f".{path.name}.new")
-    remove(draft)
-    with one_line(path), contextlib.closing(connect(draft, new=True)) as connection:
+    with one_line(path), contextlib.closing(duckdb.connect(":memory:", config={"threads": 1})) as connection:
+        # For writing, and until the new file is in its place, so that nobody else changes it meanwhile.
+        connection.execute(f"ATTACH {quoted(path)} AS old; CHECKPOINT old")
+        [(free, size)] = connection.execute(
+            "SELECT block_size * free_blocks, block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'old'"
+        ).fetchall()
+        if free < max(_LEAST_BYTES, _LEAST_SHARE * size):
+            return False
+        remove(draft)
         try:
-            # For writing, and until the new file is in its place, so that nobody else changes it meanwhile.
-            connection.execute(f"ATTACH {quoted(path)} AS old; CHECKPOINT old")
-            row = connection.execute(
-                "SELECT block_size * free_blocks, block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'old'"
-            ).fetchone()
-            free, size = row or (0, 0)
-            if free < max(_LEAST_BYTES, _LEAST_SHARE * size):
-                return False
-            with contextlib.suppress(duckdb.Error, OSError):
-                _copy(connection)
-                connection.execute("USE memory; DETACH log")
-                for file in wal_files(path):
-                    file.unlink(missing_ok=True)
-                draft.replace(path)
-                return True
+            attach_new(connection, draft)
+            _copy(connection)
+            connection.execute("USE memory; DETACH log")
+            for file in wal_files(path):
+                file.unlink(missing_ok=True)
+            draft.replace(path)
+        except (duckdb.Error, OSError):
             return False
         finally:
             remove(draft)
+    return True
 
 
 def _copy(connection: duckdb.DuckDBPyConnection) -> None:
     """Copy all tables from `old` to `log`, and see that all rows arrived."""
-    for script in ("schema.sql", "format_2.sql"):
-        connection.execute(sql(script))
+    create_tables(connection)
     tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'old' ORDER BY table_name").fetchall()
     for (table,) in tables:
         connection.execute(f"INSERT INTO log.{table} BY NAME FROM old.{table}")

@@ -29,8 +29,7 @@ def connect(path: Path, *, read_only: bool = False, new: bool = False) -> duckdb
     """Open a file; with `new`, make one in the storage version of logs. For writing, wait a moment for who just reads it."""
     if new:
         connection = duckdb.connect(":memory:", config={"threads": 1})
-        connection.execute(f"ATTACH {quoted(path)} AS log (STORAGE_VERSION '{_STORAGE_VERSION}', BLOCK_SIZE {_BLOCK_SIZE})")
-        connection.execute("USE log")
+        attach_new(connection, path)
         return connection
     end = time.monotonic() + _READERS_S
     while True:
@@ -41,6 +40,12 @@ def connect(path: Path, *, read_only: bool = False, new: bool = False) -> duckdb
             if read_only or _HELD_BY_READER not in str(error) or time.monotonic() >= end:
                 raise
         time.sleep(_RETRY_S)
+
+
+def attach_new(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Make a file for a log, and let the connection use it, under the name `log`."""
+    connection.execute(f"ATTACH {quoted(path)} AS log (STORAGE_VERSION '{_STORAGE_VERSION}', BLOCK_SIZE {_BLOCK_SIZE})")
+    connection.execute("USE log")
 
 
 def quoted(path: Path) -> str:

@@ -33,11 +33,16 @@ def drafted(path: Path) -> Iterator[Path]:
 def filled(draft: Path, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield a connection to a new log with empty tables; at the end it gets its views. Errors speak of `path`."""
     with one_line(path), contextlib.closing(connect(draft, new=True)) as connection:
-        connection.execute(sql("schema.sql"))
-        connection.execute(sql("format_2.sql"))
+        create_tables(connection)
         yield connection
         connection.execute(sql("views.sql"))
         connection.execute("CHECKPOINT")
+
+
+def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the tables of a log, of today's format, in the database that the connection uses."""
+    connection.execute(sql("schema.sql"))
+    connection.execute(sql("format_2.sql"))
 
 
 def shared_columns(connection: duckdb.DuckDBPyConnection, database: str) -> dict[str, str]:

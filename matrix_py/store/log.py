@@ -157,9 +157,11 @@ class Log:
         """Return the number of finished scenes."""
         return int(self._one("SELECT count(*) FROM events WHERE kind = 'SceneFinished'"))
 
-    def num_positions(self) -> int:
-        """Return the number of places in the input: as many as scenes, unless the log was changed."""
-        return int(self._one("SELECT coalesce(max(position) + 1, 0) FROM scenes"))
+    def shares(self, size: int) -> list[tuple[int, int | None]]:
+        """Divide the scenes, in input order: return the first position of each `size` of them, and the one to end before, None at last."""
+        statement = "SELECT position FROM scenes QUALIFY (row_number() OVER (ORDER BY position) - 1) % ? = 0 ORDER BY position"
+        starts = [position for (position,) in self.query(statement, [size])[1]]
+        return [*zip(starts, [*starts[1:], None], strict=True)]
 
     def prompt(self, scene: bytes, path: str, attempt: int) -> list[tuple[bytes, bool]]:
         """Return the hashes of the segments that a turn was asked by, each with whether it is trusted; none if the turn is not there."""
@@ -181,8 +183,9 @@ class Log:
             # Decided once: the run itself finishes scenes while this goes on.
             condition = "AND scene NOT IN (SELECT scene FROM events WHERE kind = 'SceneFinished')" if unfinished_only else ""
             cursor.execute(
-                f"CREATE TEMP TABLE todo AS SELECT scene, position FROM scenes WHERE position >= ? AND position < ? {condition}",
-                [start, 2**63 if stop is None else stop],
+                "CREATE TEMP TABLE todo AS SELECT scene, position FROM scenes "
+                f"WHERE position >= $1 AND ($2 IS NULL OR position < $2) {condition}",
+                [start, stop],
             )
             position = -1
             while True:
@@ -228,16 +231,6 @@ class Log:
             # Of the configuration as it was written: what this version does not know of it counts, too.
             return _core.run_root(_core.blake3(str(self._one("SELECT config FROM run")).encode()), rows)
         return None
-
-    def problems(self) -> list[str]:
-        """Return what is wrong with the log as a whole: rows that belong to nothing, and texts that are not what they were."""
-        cursor = self._connection.cursor()
-        with contextlib.closing(cursor), one_line(self.path):
-            found = cursor.execute(sql("checks.sql")).fetchall()
-            cursor.execute("SELECT hash, text FROM texts")
-            rows = (row for chunk in iter(lambda: cursor.fetchmany(1000), []) for row in chunk)
-            found.append(("texts are not what their hashes say", sum(_core.blake3(text.encode()) != digest for digest, text in rows)))
-        return [f"{count} {what}" for what, count in found if count]
 
     def num_completions(self) -> int:
         """Return the number of completions of all scenes."""

@@ -11,6 +11,7 @@ import duckdb
 import msgspec
 
 from matrix_py.errors import StoreError
+from matrix_py.store.checking import strays, summary
 from matrix_py.store.connection import one_line, quoted, remove, sql
 from matrix_py.store.draft import drafted, filled, shared_columns
 from matrix_py.store.listing import check_writable
@@ -93,7 +94,7 @@ def merge(runs: Sequence[Path], out: Path, *, overwrite: bool = False, on_progre
 def _checked(first: Path, run: Path) -> RunRecord:
     """Return a log's record, where it may be merged with the first."""
     with Log.open(run, read_only=True) as log:
-        problems = log.problems()
+        problems = summary(strays(log))
         if problems:
             raise StoreError(f"log {run} is damaged ({problems[0]}): recover it with matrix log salvage {run} --out NEW.duckdb")
         [(config,)] = log.query("SELECT config::VARCHAR FROM run")[1]

@@ -12,6 +12,7 @@ import duckdb
 
 from matrix_py import _core
 from matrix_py.errors import LogLockedError, PayloadError, StoreError
+from matrix_py.store.checking import strays, summary
 from matrix_py.store.connection import one_line, quoted, sql
 from matrix_py.store.draft import TABLES, drafted, filled, shared_columns
 from matrix_py.store.listing import check_writable
@@ -90,7 +91,7 @@ def salvage(run: Path, out: Path, *, overwrite: bool = False, on_progress: Progr
                 found.root = log.root()
                 if found.root is not None:
                     log.set_root(found.root)
-                found.notes += log.problems()
+                found.notes += summary(strays(log))
     finally:
         shutil.rmtree(scratch)
     return found
