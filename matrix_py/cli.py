@@ -22,6 +22,7 @@ from matrix_py.options import (
     GpuLayers,
     Kv,
     KvTokens,
+    KvTypeOption,
     Lora,
     Model,
     Output,
@@ -32,7 +33,7 @@ from matrix_py.options import (
     Threads,
 )
 from matrix_py.store import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
-from matrix_py.types import KvMode
+from matrix_py.types import KvMode, KvType
 
 app = typer.Typer(
     name="matrix",
@@ -115,6 +116,7 @@ def simulate(
     deterministic: Deterministic = None,
     cache: Cache = None,
     kv: Kv = KvMode.AUTO,
+    kv_type: KvTypeOption = KvType.F16,
     kv_tokens: KvTokens = None,
     threads: Threads = None,
     batch: Batch = 512,
@@ -146,6 +148,7 @@ def simulate(
         parallel=parallel,
         cached=cache,
         kv=kv,
+        kv_type=kv_type,
         kv_tokens=kv_tokens,
         lora=lora,
         deterministic=deterministic,

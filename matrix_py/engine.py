@@ -12,7 +12,7 @@ from matrix_py.errors import ConfigError, ModelError
 from matrix_py.models import chat, hub
 from matrix_py.models.llama import ContextShape, LlamaModel, supports_gpu
 from matrix_py.models.vet import ModelFacts, vet
-from matrix_py.types import KvMode
+from matrix_py.types import KvMode, KvType
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_PARALLEL = 16
@@ -33,6 +33,7 @@ class EngineOptions:
         kv: whether each sequence has a KV stream of its own (`isolated`, which the deterministic mode needs), or all share one (`shared`),
             where common beginnings stand once and a long turn may use what short ones leave. `auto` is isolated where the self-test passes,
             and on a CPU, where it is faster.
+        kv_type: how keys are held in KV. In 8 bits they are read faster; what is said changes, and so this is part of the run.
         kv_tokens: tokens of a shared KV; None for what all sequences could need, or fits half of the memory.
         lora: an adapter (GGUF) to use with the model. It ends determinism.
         deterministic: None to follow the self-test.
@@ -49,6 +50,7 @@ class EngineOptions:
     parallel: int | None = None
     cached: int | None = None
     kv: KvMode = KvMode.AUTO
+    kv_type: KvType = KvType.F16
     kv_tokens: int | None = None
     lora: Path | None = None
     deterministic: bool | None = None
@@ -138,7 +140,7 @@ class Engine:
             if self.kv == KvMode.AUTO:
                 # On CPU it is faster too (measured), for attention runs over the cells of all who share.
                 self.kv = KvMode.ISOLATED if self.deterministic or options.gpu_layers == 0 else KvMode.SHARED
-            sizes = _sizes(options, self.context, self._model.kv_bytes_per_token(), shared=self.kv == KvMode.SHARED)
+            sizes = _sizes(options, self.context, self._model.kv_bytes_per_token(options.kv_type), shared=self.kv == KvMode.SHARED)
             self.parallel, self.cached, self.kv_tokens = sizes
             shape = ContextShape(
                 slots=self.parallel + self.cached,
@@ -148,6 +150,7 @@ class Engine:
                 # On CPU, flash attention is slower with one stream a sequence (measured), and less exact.
                 flash_attention=False if self.deterministic or (self.kv == KvMode.ISOLATED and options.gpu_layers == 0) else None,
                 cells=self.kv_tokens,
+                kv_type=options.kv_type,
                 count_sub_batches=options.count_sub_batches,
             )
             self._context = self._model.context(shape)
@@ -171,10 +174,11 @@ class Engine:
             self._context.close()
             self._model.close()
             raise
-        kv_mib = self._model.kv_bytes_per_token() * self._context.kv_tokens / 2**20
+        kv = f"KV {self.kv} {options.kv_type}"
+        kv_mib = self._model.kv_bytes_per_token(options.kv_type) * self._context.kv_tokens / 2**20
         self.summary = (
             f"{self.path.name}: {self.facts.n_params / 1e6:,.1f}M parameters ({self.facts.description}), "
-            f"{self.parallel} sequences of {self.context} tokens, {self.cached} more for prompts to come, KV {self.kv} {kv_mib:.0f} MiB, "
+            f"{self.parallel} sequences of {self.context} tokens, {self.cached} more for prompts to come, {kv} {kv_mib:.0f} MiB, "
             f"{self.threads} threads, {'deterministic' if self.deterministic else 'not deterministic'} ({self.self_test})"
         )
 
@@ -209,7 +213,12 @@ class Engine:
         prompt = max(_core.MIN_SELF_TEST_PROMPT, min(wanted, self.context // 2 - 8))
         # Of its own sizes, so that the outcome depends on the model alone and not on --parallel or --batch.
         shape = ContextShape(
-            slots=_core.SELF_TEST_SLOTS, slot_context=2 * prompt + 8, batch=DEFAULT_BATCH, threads=self.threads, flash_attention=False
+            slots=_core.SELF_TEST_SLOTS,
+            slot_context=2 * prompt + 8,
+            batch=DEFAULT_BATCH,
+            threads=self.threads,
+            flash_attention=False,
+            kv_type=options.kv_type,
         )
         with self._model.context(shape) as context:
             _, differing = _core.self_test(

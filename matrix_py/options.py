@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from matrix_py.types import KvMode
+from matrix_py.types import KvMode, KvType
 
 
 class OutputFormat(enum.StrEnum):
@@ -34,6 +34,9 @@ Kv = Annotated[
         help="isolated: a KV stream for each turn, for the same text in any company; shared: one for all; auto: isolated on a CPU, "
         "elsewhere as the self-test says.",
     ),
+]
+KvTypeOption = Annotated[
+    KvType, typer.Option("--kv-type", help="How keys stand in KV: q8_0 takes less memory and is read faster, and changes what is said.")
 ]
 KvTokens = Annotated[int | None, typer.Option("--kv-tokens", help="Tokens of a shared KV. [default: what all turns need, or what fits]")]
 Lora = Annotated[

@@ -31,7 +31,7 @@ from matrix_py.pump import Answerer, Counts, Pump
 from matrix_py.scene import find_scene
 from matrix_py.scene.rules import RULES, check_rules
 from matrix_py.store import FORMAT, Log, SceneLister, check_writable, compact
-from matrix_py.types import Execution, Limits, RunConfig, RunRecord
+from matrix_py.types import Execution, KvType, Limits, RunConfig, RunRecord
 
 DEFAULT_SCENE = "matrix"
 # Two lists of eight names are asked for roles; the rest keeps a typing error from running for days.
@@ -158,6 +158,7 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
             settings=settings,
             adapter=msgspec.UNSET if engine.lora_hash is None else engine.lora_hash.hex(),
             rules=RULES,
+            kv_type=msgspec.UNSET if options.engine.kv_type is KvType.F16 else options.engine.kv_type,
         )
         prompts = Prompts(files, settings, system=options.system, template=engine.template, context=engine.context)
 
@@ -213,7 +214,14 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
             return run(log, prompts, function, None, window=1, reporter=reporter)
         # The recorded template is used; the model's own may be one that cannot be.
         lora = _adapter(log.record, engine.lora)
-        options = replace(engine, context=config.context, deterministic=config.deterministic, chat_template="plain", lora=lora)
+        options = replace(
+            engine,
+            context=config.context,
+            deterministic=config.deterministic,
+            chat_template="plain",
+            lora=lora,
+            kv_type=KvType.F16 if config.kv_type is msgspec.UNSET else config.kv_type,
+        )
         model_path = hub.resolve(model or execution.model_path)
         # Before it is opened: of another model, the engine may only say that it cannot do what this one could.
         if _core.hash_file(str(model_path)).hex() != config.model:
@@ -386,7 +394,7 @@ def _how(engine: Engine, options: EngineOptions) -> dict[str, Any]:
         "llama_cpp": _build(),
         "device": "cpu" if options.gpu_layers == 0 else "gpu",
         "gpu_layers": options.gpu_layers,
-        "kv": f"{engine.kv} f16",
+        "kv": f"{engine.kv} {options.kv_type}",
         "kv_tokens": engine.kv_tokens,
         "parallel": engine.parallel,
         "cached": engine.cached,

@@ -15,6 +15,13 @@ class KvMode(enum.StrEnum):
     SHARED = "shared"
 
 
+class KvType(enum.StrEnum):
+    """How keys are held in KV; values are F16 always. Keys of 8 bits are read faster, and change what is said."""
+
+    F16 = "f16"
+    Q8_0 = "q8_0"
+
+
 class TurnSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one kind of turn, as `prompts/settings.toml` gives them."""
 
@@ -75,6 +82,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, TurnSettings]  # kind of turn -> settings
     adapter: str | msgspec.UnsetType = msgspec.UNSET  # BLAKE3 of the LoRA adapter, hex, if there was one
     rules: int = 1  # what the scenes' code did then: see `matrix_py.scene.rules`
+    kv_type: KvType | msgspec.UnsetType = msgspec.UNSET  # of keys in KV, if not F16
 
     def encode(self) -> bytes:
         """Return the configuration's canonical JSON, whose hash it goes by."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from logs import plain_sql
 
 from matrix_py import _core
 from matrix_py.cli import main
@@ -12,7 +13,7 @@ from matrix_py.errors import ConfigError, ModelError
 from matrix_py.simulate import RunSummary, SimulateOptions, resume, simulate
 from matrix_py.store import Log
 from matrix_py.testing.random_gguf import write_random_gguf, write_random_lora
-from matrix_py.types import KvMode
+from matrix_py.types import KvMode, KvType
 
 SHARED = EngineOptions(context=512, parallel=6, threads=1, kv=KvMode.SHARED)
 
@@ -71,6 +72,50 @@ def test_turns_that_do_not_fit_a_shared_kv_together_wait_for_one_another(tiny_mo
             assert all(isinstance(result, _core.Completion) and result.generated_tokens == 150 for result in found), found
         assert engine.stats()["preemptions"] > 0
         assert engine.stats()["failed_turns"] == 0
+
+
+def test_keys_of_8_bits_say_the_same_in_any_company_and_something_else_than_keys_of_16(tmp_path: Path) -> None:
+    # Keys of 32 numbers: a block of Q8_0.
+    model = write_random_gguf(tmp_path / "model.gguf", n_embd=128, n_layer=4)
+    said = []
+    for kv_type, parallel, threads, batch in [
+        (KvType.Q8_0, 1, 2, 512),
+        (KvType.Q8_0, 6, 1, 64),
+        (KvType.Q8_0, 16, 2, 512),
+        (KvType.F16, 6, 1, 512),
+    ]:
+        options = EngineOptions(context=512, parallel=parallel, threads=threads, batch=batch, kv_type=kv_type, deterministic=True)
+        with Engine(str(model), options) as engine:
+            assert f"KV isolated {kv_type} " in engine.summary
+            said.append(answers(engine, turns(20, temperature=0.7)))
+    assert said[0] == said[1] == said[2] != said[3]
+
+
+def test_how_keys_are_held_is_part_of_the_run(tmp_path: Path, input_file: Path, settings_file: Path) -> None:
+    model = write_random_gguf(tmp_path / "model.gguf", n_embd=128)
+
+    def run(kv_type: KvType) -> Path:
+        out = tmp_path / f"{kv_type}.duckdb"
+        engine = EngineOptions(context=512, parallel=4, threads=1, kv_type=kv_type)
+        simulate(SimulateOptions((str(input_file),), out, str(model), scene="vanilla", config_file=settings_file, limit=2, engine=engine))
+        return out
+
+    with Log.open(run(KvType.F16), read_only=True) as log:
+        assert b"kv_type" not in log.record.config.encode()
+    path = run(KvType.Q8_0)
+    with Log.open(path, read_only=True) as log:
+        assert (log.record.config.kv_type, log.record.execution.kv) == (KvType.Q8_0, "isolated q8_0")
+        root = log.recorded_root()
+    plain_sql(path, "DELETE FROM events WHERE scene = (SELECT scene FROM scenes WHERE position = 1)")
+    plain_sql(path, "DELETE FROM completions WHERE scene = (SELECT scene FROM scenes WHERE position = 1); UPDATE run SET root = NULL")
+    # Resumed, keys are as they were.
+    assert resume(path).root == root
+
+
+def test_keys_that_cannot_be_held_in_8_bits_are_refused_in_one_line(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "turns", "--model", str(tiny_model), "--kv-type", "q8_0"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: --kv-type is q8_0, but a key of tiny.gguf has 16 numbers, no multiple of 32: give --kv-type f16")
 
 
 @pytest.mark.parametrize(("parallel", "every"), [(2, 3), (6, 1), (16, 7)])

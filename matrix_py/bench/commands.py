@@ -17,6 +17,7 @@ from matrix_py.options import (
     GpuLayers,
     Kv,
     KvTokens,
+    KvTypeOption,
     Lora,
     Model,
     Output,
@@ -26,7 +27,7 @@ from matrix_py.options import (
     Quiet,
     Threads,
 )
-from matrix_py.types import KvMode
+from matrix_py.types import KvMode, KvType
 
 app = typer.Typer(no_args_is_help=True, help="Measure the engine: on work of a given shape, and beside llama.cpp's own server.")
 
@@ -65,6 +66,7 @@ def bench_turns(
     parallel: Parallel = None,
     cache: Cache = None,
     kv: Kv = KvMode.AUTO,
+    kv_type: KvTypeOption = KvType.F16,
     kv_tokens: KvTokens = None,
     threads: Threads = None,
     batch: Batch = 512,
@@ -98,6 +100,7 @@ def bench_turns(
         parallel=parallel,
         cached=cache,
         kv=kv,
+        kv_type=kv_type,
         kv_tokens=kv_tokens,
         deterministic=deterministic,
         threads=threads,
@@ -133,6 +136,7 @@ def bench_scenes(
     parallel: Parallel = None,
     cache: Cache = None,
     kv: Kv = KvMode.AUTO,
+    kv_type: KvTypeOption = KvType.F16,
     kv_tokens: KvTokens = None,
     threads: Threads = None,
     batch: Batch = 512,
@@ -154,6 +158,7 @@ def bench_scenes(
         parallel=parallel,
         cached=cache,
         kv=kv,
+        kv_type=kv_type,
         kv_tokens=kv_tokens,
         lora=lora,
         deterministic=deterministic,

@@ -135,7 +135,7 @@ def bench_turns(
         announce(engine.summary)
         work = prepare(engine)
         path, context, threads, parallel = engine.path, engine.context, engine.threads, engine.parallel
-        mode = f"{'deterministic' if engine.deterministic else 'not deterministic'}, --kv {engine.kv}"
+        mode = f"{'deterministic' if engine.deterministic else 'not deterministic'}, --kv {engine.kv} --kv-type {options.kv_type}"
         name = f"matrix, {mode}, --parallel {parallel} --cache {engine.cached}"
     asks = [ask for ask in work.asks() if ask.tokens]
     size = (len(asks), sum(ask.tokens for ask in asks), sum(len(ask.prompt) for ask in asks))

@@ -18,7 +18,8 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 import llama_cpp.llama_cpp as _llama  # the variable above is read when the library is loaded
 
 from matrix_py import _core
-from matrix_py.errors import ModelError
+from matrix_py.errors import ConfigError, ModelError
+from matrix_py.types import KvType
 
 _llama.llama_log_set(ctypes.cast(_core.log_callback_address(), _llama.llama_log_callback), ctypes.c_void_p(0))
 
@@ -26,7 +27,9 @@ LLAMA_CPP_VERSION = version("llama-cpp-python")
 _FLASH_ATTENTION_OFF = 0
 _FLASH_ATTENTION_ON = 1
 _FLASH_ATTENTION_AUTO = -1
+# ggml_type, with how many values stand in a block and what it takes.
 _TYPE_F16 = 1
+_TYPES = {KvType.F16: (_TYPE_F16, 1, 2), KvType.Q8_0: (8, 32, 34)}
 # llama.cpp pads a stream's context to this many tokens.
 _CONTEXT_STEP = 256
 
@@ -42,6 +45,7 @@ class ContextShape:
         threads: CPU threads.
         flash_attention: None to let llama.cpp decide; the deterministic mode needs it off.
         cells: tokens of one KV that all sequences share; None for a stream of `slot_context` tokens for each.
+        kv_type: how keys are held.
         count_sub_batches: let `_core.sub_batches()` count what llama.cpp makes of the calls (tests, benchmarks).
     """
 
@@ -51,6 +55,7 @@ class ContextShape:
     threads: int
     flash_attention: bool | None
     cells: int | None = None
+    kv_type: KvType = KvType.F16
     count_sub_batches: bool = False
 
 
@@ -92,15 +97,35 @@ class LlamaModel:
         """Open a context.
 
         Raises:
+            ConfigError: the model's keys cannot be held in that type.
             ModelError: there is not enough memory, or llama.cpp refuses the sizes.
         """
+        _, block, _ = _TYPES[shape.kv_type]
+        if self._key_size() % block != 0:
+            # llama.cpp would abort without flash attention.
+            raise ConfigError(
+                f"--kv-type is {shape.kv_type}, but a key of {self.path.name} has {self._key_size()} numbers, no multiple of {block}: "
+                f"give --kv-type {KvType.F16}"
+            )
         return LlamaContext(self, self._model, shape)
 
-    def kv_bytes_per_token(self) -> int:
-        """Return the size of one token's keys and values in F16, over all layers; an estimate for models with unusual layers."""
-        heads, kv_heads = _llama.llama_model_n_head(self._model), _llama.llama_model_n_head_kv(self._model)
-        width = _llama.llama_model_n_embd(self._model) // max(heads, 1) * kv_heads
-        return int(_llama.llama_model_n_layer(self._model) * width * 2 * 2)
+    def kv_bytes_per_token(self, kv_type: KvType = KvType.F16) -> int:
+        """Return the size of one token's keys and values, over all layers; an estimate for models with unusual layers."""
+        width = self._key_size() * _llama.llama_model_n_head_kv(self._model)
+        _, block, size = _TYPES[kv_type]
+        return int(_llama.llama_model_n_layer(self._model) * width * (2 * block + size) // block)
+
+    def _key_size(self) -> int:
+        """Numbers in a key of one head."""
+        architecture, size = self._metadata("general.architecture"), None
+        if architecture is not None:
+            size = self._metadata(f"{architecture}.attention.key_length")
+        return int(size) if size else int(_llama.llama_model_n_embd(self._model) // max(_llama.llama_model_n_head(self._model), 1))
+
+    def _metadata(self, key: str) -> str | None:
+        text = ctypes.create_string_buffer(256)
+        found = _llama.llama_model_meta_val_str(self._model, key.encode(), text, len(text))
+        return text.value.decode("utf-8", errors="replace") if found >= 0 else None
 
     def close(self) -> None:
         """Free the model. Closing twice is fine."""
@@ -134,7 +159,7 @@ class LlamaContext:
         parameters.flash_attn_type = {None: _FLASH_ATTENTION_AUTO, False: _FLASH_ATTENTION_OFF, True: _FLASH_ATTENTION_ON}[
             shape.flash_attention
         ]
-        parameters.type_k = parameters.type_v = _TYPE_F16
+        parameters.type_k, parameters.type_v = _TYPES[shape.kv_type][0], _TYPE_F16
         parameters.kv_unified = shape.cells is not None
         # Prefix reuse needs every position; a sliding window would have dropped some.
         parameters.swa_full = True
@@ -145,7 +170,7 @@ class LlamaContext:
             parameters.cb_eval = ctypes.cast(callback, _llama.ggml_backend_sched_eval_callback)
         self._context: Any = _llama.llama_init_from_model(pointer, parameters)
         if not self._context:
-            size = model.kv_bytes_per_token() * self.kv_tokens / 2**20
+            size = model.kv_bytes_per_token(shape.kv_type) * self.kv_tokens / 2**20
             raise ModelError(
                 f"{shape.slots} sequences of {self.slot_context} tokens ({size:.0f} MiB of KV) cannot be opened: {_last_log()}: "
                 "lower --parallel or --ctx"
