@@ -133,9 +133,7 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
     with contextlib.ExitStack() as stack:
         parent = None if options.reuse is None else stack.enter_context(open_parent(options.reuse, out=options.out))
         check_writable(options.out, overwrite=options.overwrite)
-        how = options.engine
-        if parent is not None:
-            how = plan.check_reuse(parent)
+        how = options.engine if parent is None else plan.check_reuse(parent)
         engine = stack.enter_context(Engine(options.model, how, announce=reporter.line))
         config = plan.config(engine, parent)
         execution = _execution(options, engine)
@@ -183,14 +181,15 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
             reporter.line("every scene is finished: there is nothing to resume")
             return run(log, prompts, function, None, window=1, reporter=reporter)
         with contextlib.ExitStack() as stack:
+            # Before the model is opened: without its parent, a run may have no way to go on.
+            parent = reopen_parent(execution, announce=reporter.line)
+            if parent is not None:
+                stack.enter_context(parent)
             opened = stack.enter_context(open_recorded(log.record, path, model=model, engine=engine, announce=reporter.line))
             reporter.line(opened.summary)
             answerer: Answerer = opened
             change = execution.change or Change()
-            if execution.parent is not None or change.edits:
-                parent = reopen_parent(execution, announce=reporter.line)
-                if parent is not None:
-                    stack.enter_context(parent)
+            if parent is not None or change.edits:
                 answerer = Reuse(parent, opened, config, edits=change.edits, kept_before=change.kept_before)
             window, now = 2 * opened.parallel, structs.replace(execution, **how_run(opened))
             summary = run(log, prompts, function, answerer, window=window, reporter=reporter, stats=opened.stats, execution=now)

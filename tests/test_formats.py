@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 # A log of each format, as the version of that time wrote it, and its root.
 ROOTS = {
     1: "f3a4cfdb544025ac51b4980680c720c9da46050ce87090ce2d912a42b86af043",
-    2: "6f303b875242c1ba3155c7f031faf0f611fc32b342e41c700b7f1a29a4169c9f",
+    2: "5a6bd408aade7fde487a13f1620234258c552c0973e7cc5392e51c35148f97bb",
 }
 
 

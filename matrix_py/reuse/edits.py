@@ -73,15 +73,17 @@ class Edits:
         if len(self._at) < len(self.edits):
             twice = next(edit.at for edit in self.edits if self._at[edit.scene, edit.at] is not edit)
             raise ConfigError(f"turn {twice} is changed twice: give one change a turn")
+        # By the scene that they are for.
+        self._places: dict[str, list[int]] = {}
+        for place, edit in enumerate(self.edits):
+            self._places.setdefault(edit.scene, []).append(place)
 
-    def matching(self, scene: bytes, held: RecordedScene) -> list[Edit]:
-        """Return the edits that change something of what is recorded of a scene."""
+    def matching(self, scene: bytes, held: RecordedScene) -> list[int]:
+        """Return the places in the list of the edits that change something of what is recorded of a scene."""
         return [
-            edit
-            for edit in self.edits
-            if edit.scene in ("", scene.hex())
-            and (recorded := held.last(edit.at))
-            and said_instead(edit, recorded.text.strip()) is not None
+            place
+            for place in self._places.get("", []) + self._places.get(scene.hex(), [])
+            if (recorded := held.last(self.edits[place].at)) and said_instead(self.edits[place], recorded.text.strip()) is not None
         ]
 
     def answer(self, turn: _core.Turn, held: RecordedScene) -> _core.Completion | None:

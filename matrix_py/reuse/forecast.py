@@ -184,8 +184,8 @@ class _Tally:
         asked = {(turn.path, turn.attempt): turn.kind for turn in self._nobody.asked.pop(scene, [])}
         held = self._reuse.held(scene)
         matching = self._reuse.edits.matching(scene, held)
-        for place, edit in enumerate(self._reuse.edits.edits):
-            self.forecast.matched[place] += edit in matching
+        for place in matching:
+            self.forecast.matched[place] += 1
         self.forecast.num_matched += bool(matching)
         self.forecast.num_kept += held.last(self._kept_before) is not None
         recorded = held.turns
