@@ -15,7 +15,7 @@ from matrix_py.errors import ConfigError, ModelError
 from matrix_py.models import hub
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.models.llama import LLAMA_CPP_VERSION, system_info
-from matrix_py.types import RunConfig, RunRecord
+from matrix_py.types import KvType, RunConfig, RunRecord
 
 _PACKAGES = ("matrix-py", "llama-cpp-python", "duckdb", "msgspec", "jinja2")
 
@@ -46,7 +46,14 @@ def open_recorded(
     # The recorded template is used; the model's own may be one that cannot be.
     lora = _adapter(record, engine.lora)
     deterministic = None if config.deterministic and not strict else config.deterministic
-    options = replace(engine, context=config.context, deterministic=deterministic, chat_template="plain", lora=lora)
+    options = replace(
+        engine,
+        context=config.context,
+        deterministic=deterministic,
+        chat_template="plain",
+        lora=lora,
+        kv_type=KvType.F16 if config.kv_type is msgspec.UNSET else config.kv_type,
+    )
     model_path = hub.resolve(model or record.execution.model_path)
     # Before it is opened: of another model, the engine may only say that it cannot do what this one could.
     if hash_of(model_path) != config.model:
@@ -91,7 +98,7 @@ def how_run(engine: Engine) -> dict[str, Any]:
         "llama_cpp": build(),
         "device": "cpu" if options.gpu_layers == 0 else "gpu",
         "gpu_layers": options.gpu_layers,
-        "kv": f"{engine.kv} f16",
+        "kv": f"{engine.kv} {options.kv_type}",
         "kv_tokens": engine.kv_tokens,
         "parallel": engine.parallel,
         "cached": engine.cached,

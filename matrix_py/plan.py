@@ -17,7 +17,7 @@ from matrix_py.reuse import check_same_model
 from matrix_py.scene import find_scene
 from matrix_py.scene.rules import RULES
 from matrix_py.store import Log, SceneLister
-from matrix_py.types import CONFIG_FORMAT, Execution, Limits, RunConfig
+from matrix_py.types import CONFIG_FORMAT, Execution, KvType, Limits, RunConfig
 
 if TYPE_CHECKING:
     from matrix_py.simulate import SimulateOptions
@@ -96,6 +96,7 @@ class Plan:
             settings=self._settings,
             adapter=msgspec.UNSET if engine.lora_hash is None else engine.lora_hash.hex(),
             rules=RULES,
+            kv_type=msgspec.UNSET if self._options.engine.kv_type is KvType.F16 else self._options.engine.kv_type,
         )
 
     def expected_config(self, parent: Log) -> RunConfig:
@@ -122,8 +123,13 @@ class Plan:
             ModelError: the model or the adapter is not there.
         """
         how, then = self._options.engine, parent.record.config
-        adapter = msgspec.UNSET if how.lora is None else hash_of(how.lora)
-        now = structs.replace(then, model=hash_of(hub.resolve(self._options.model)), adapter=adapter, context=how.context or then.context)
+        now = structs.replace(
+            then,
+            model=hash_of(hub.resolve(self._options.model)),
+            adapter=msgspec.UNSET if how.lora is None else hash_of(how.lora),
+            context=how.context or then.context,
+            kv_type=msgspec.UNSET if how.kv_type is KvType.F16 else how.kv_type,
+        )
         check_same_model(parent.path, then, now)
         # The model's own template, which the older run may have had good reason to replace, is not looked at.
         return replace(how, context=now.context, chat_template=how.chat_template or "plain")

@@ -89,14 +89,16 @@ def test_other_outcomes_and_turns_that_come_and_go_are_told_apart(tmp_path: Path
         Log.open(tmp_path / "2.duckdb", read_only=True) as two,
     ):
         found = compare(one, two, model.tokenizer, second)
+        back = compare(two, one, model.tokenizer, first)
 
     ego, future = found.kinds["ego"], found.kinds["future"]
     assert (ego.other_outcome, ego.other_text, ego.identical) == (1, 0, 0)
     assert future.identical == 1
     assert found.examples[0].turn == "cast/ego"
     assert found.examples[0].token is None
-    # A greedy turn is asked once, so nothing comes or goes here but where attempts do.
-    assert ego.gone + ego.new == 0
+    # The second attempt is asked only where the first failed.
+    assert (ego.gone, ego.new) == (1, 0)
+    assert (back.kinds["ego"].gone, back.kinds["ego"].new) == (0, 1)
 
 
 def test_the_first_token_that_differs_is_counted_from_the_beginning_of_the_text(tiny_model: Path) -> None:

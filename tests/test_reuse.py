@@ -32,9 +32,8 @@ SMALL = Limits(roles=3, steps=2)
 
 def model(rules: Mapping[str, Any] | None = None) -> Script:
     """Everybody notices everything, which does harm. What a turn of free text says depends on all that it is asked."""
-    return Script(
-        {"recipients": everybody, "critique": "2: a loss", "react": _echo, "consequence": _echo, "revise": _echo, **(rules or {})}
-    )
+    free = dict.fromkeys(("act", "react", "condense_memory", "condense_critiques", "consequence", "revise"), _echo)
+    return Script({"recipients": everybody, "critique": "2: a loss", **free, **(rules or {})})
 
 
 def _echo(turn: _core.Turn) -> str:
@@ -420,7 +419,10 @@ class TestRefusals:
         assert "another model" in refused(model="embedded")
 
     def test_another_context(self, refused: Callable[..., str]) -> None:
-        assert "give --ctx 1024" in refused(ctx="512")
+        assert "another context (1024, here 512)" in refused(ctx="512")
+
+    def test_another_type_of_kv(self, refused: Callable[..., str]) -> None:
+        assert "with --kv-type" in refused(**{"kv-type": "q8_0"})
 
     def test_what_is_no_log(self, refused: Callable[..., str], tmp_path: Path) -> None:
         plain_sql(tmp_path / "plain.duckdb", "CREATE TABLE t (x INTEGER)")

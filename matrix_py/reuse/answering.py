@@ -177,26 +177,32 @@ def reopen_parent(execution: Execution, *, announce: Callable[[str], None]) -> L
     return None
 
 
+# What the answer to a request depends on beside the request, and how the command names it.
+_ANSWERERS = {"model": "--model", "adapter": "--lora", "context": "--ctx", "kv_type": "--kv-type"}
+
+
 def same_model(one: RunConfig, other: RunConfig) -> bool:
-    """Whether two runs have the same model, adapter and context, so that the same request has the same answer in both."""
-    return (one.model, one.adapter, one.context) == (other.model, other.adapter, other.context)
+    """Whether two runs have the same model, adapter, context and type of KV, so that the same request has the same answer in both."""
+    return all(getattr(one, name) == getattr(other, name) for name in _ANSWERERS)
 
 
 def check_same_model(path: Path, parent: RunConfig, config: RunConfig) -> None:
     """Refuse to reuse turns of another model.
 
     Raises:
-        ConfigError: the model, the adapter or the context is another.
+        ConfigError: the model, the adapter, the context or the type of KV is another.
     """
 
     def named(value: object) -> str:
         return "none" if value is msgspec.UNSET else str(value)[:12]
 
-    for name, what in (("model", "another model"), ("adapter", "another adapter"), ("context", "turns of another length")):
-        then, now = getattr(parent, name), getattr(config, name)
+    for name, option in _ANSWERERS.items():
+        then, now = named(getattr(parent, name)), named(getattr(config, name))
         if then != now:
-            remedy = f"give --ctx {then}" if name == "context" else "give that one, or leave --reuse out"
-            raise ConfigError(f"log {path} was made with {what} ({name} {named(then)}, here {named(now)}), so none can be reused: {remedy}")
+            raise ConfigError(
+                f"log {path} was made with another {name} ({then}, here {now}), so no turn of it can be reused: give that with {option}, "
+                "or another log"
+            )
 
 
 def parent_of(log: Log) -> Parent:

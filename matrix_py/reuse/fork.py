@@ -23,7 +23,7 @@ from matrix_py.scene.rules import check_rules
 from matrix_py.show.reading import find_scene_id
 from matrix_py.simulate import Reporter, RunSummary, Silent, recorded_prompts, tidy
 from matrix_py.store import Log, check_writable, listed_scenes
-from matrix_py.types import Edit, RunConfig
+from matrix_py.types import Edit, KvType, RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +230,7 @@ def _open(options: ForkOptions, parent: Log, config: RunConfig, reporter: Report
     if options.model is None and config.adapter == then.adapter:
         return open_recorded(parent.record, parent.path, engine=how, strict=False, announce=reporter.line)
     model = options.model or parent.record.execution.model_path
+    how = replace(how, kv_type=KvType.F16 if then.kv_type is msgspec.UNSET else then.kv_type)
     if options.model is None:
         how = replace(how, context=how.context or then.context, chat_template="plain")
         if hash_of(hub.resolve(model)) != then.model:
