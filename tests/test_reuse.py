@@ -22,7 +22,7 @@ from matrix_py.reuse import answering
 from matrix_py.reuse.forecast import Forecast, forecast
 from matrix_py.reuse.rerun import rerun
 from matrix_py.simulate import RunSummary, SimulateOptions, resume, simulate
-from matrix_py.store import Log, check, listed_scenes
+from matrix_py.store import Log, check, export_log, import_log, listed_scenes, merge, salvage
 from matrix_py.testing import ScriptedModel
 from matrix_py.types import Edit, Limits, RunConfig
 
@@ -237,6 +237,28 @@ def test_an_older_log_of_an_older_format_is_reused(tmp_path: Path) -> None:
 
     assert summary.counts.reused.total() == num_turns
     assert summary.counts.live == {}
+
+
+def test_who_said_a_completion_survives_what_is_done_with_logs(old: Path, tmp_path: Path) -> None:
+    with Log.open(old, read_only=True) as parent:
+        scenes = [listed.scene for listed in listed_scenes(parent)]
+        config = OTHER_REVISE(parent.record.config)
+        edit = Edit(at="step/1/act", do="drop_critique", scene=scenes[0].hex())
+        for name, part in (("one", scenes[:2]), ("two", scenes[2:])):
+            rerun(parent, tmp_path / f"{name}.duckdb", model(), config=config, scenes=part, edits=[edit])
+    sources = "SELECT scene, path, attempt, source FROM completions ORDER BY ALL"
+    expected = [row for name in ("one", "two") for row in plain_sql(tmp_path / f"{name}.duckdb", sources)]
+    assert {source for *_, source in expected} == {"model", "reused", "edited"}
+
+    merge([tmp_path / "one.duckdb", tmp_path / "two.duckdb"], tmp_path / "merged.duckdb")
+    export_log(tmp_path / "merged.duckdb", tmp_path / "exported")
+    import_log(tmp_path / "exported", tmp_path / "imported.duckdb")
+    salvage(tmp_path / "imported.duckdb", tmp_path / "salvaged.duckdb")
+
+    assert plain_sql(tmp_path / "salvaged.duckdb", sources) == sorted(expected)
+    assert replay(tmp_path / "salvaged.duckdb", recorded=True).identical
+    with Log.open(tmp_path / "salvaged.duckdb", read_only=True) as log:
+        assert check(log).findings == []
 
 
 # Forecast -------------------------------------------------------------------------------------------------------------
