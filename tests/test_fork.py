@@ -275,6 +275,17 @@ def test_dry_run_says_what_a_fork_will_take(old: Path, tmp_path: Path, capsys: p
     assert found["new_scenes"] == 0
 
 
+def test_a_role_is_removed_by_its_rank_in_each_cast(old: Path) -> None:
+    found = fork(ForkOptions(old, None, remove_role="2"), dry_run=True).forecast
+
+    assert found.edited == {"roles": 2}
+    assert found.num_matched == 2
+    with pytest.raises(ConfigError, match="role '9' is in none"):
+        fork(ForkOptions(old, None, remove_role="9"), dry_run=True)
+    with pytest.raises(ConfigError, match="role '0' is in none"):
+        fork(ForkOptions(old, None, remove_role="0"), dry_run=True)
+
+
 def test_a_change_that_reaches_some_scenes_says_how_many(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Given a run in which one scene has a harm dropped already
     scene = plain_sql(old, "SELECT lower(hex(scene)) FROM scenes WHERE position = 1", read_only=True)[0][0]

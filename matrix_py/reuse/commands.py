@@ -66,7 +66,10 @@ def fork(
             "lines of these names.",
         ),
     ] = None,
-    remove_role: Annotated[str, typer.Option("--remove-role", metavar="NAME", help="A role that the cast is made without.")] = "",
+    remove_role: Annotated[
+        str,
+        typer.Option("--remove-role", metavar="NAME|RANK", help="A role that the cast is made without; by rank, of each scene its own."),
+    ] = "",
     drop_critique: Annotated[bool, typer.Option("--drop-critique", help="The action of --at does no harm.")] = False,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", metavar="DIR", help="Prompt files, and settings.toml, in the place of those of the run.")

@@ -36,7 +36,7 @@ class ForkOptions:
         scenes: ids, first digits of them, or places in the input; none for those of `where`, or all.
         where: a condition over the view `scene`.
         edits: turns that are to say something else.
-        remove_role: name of a role that the lists of roles are to leave out.
+        remove_role: name of a role that the lists of roles are to leave out, or the rank of one, in digits: then that of each cast.
         at: path of the turn from which on another model, adapter or seed is to answer; empty for the first.
         prompts_dir: files and settings over those that the run was made with.
         config_file: settings over those.
@@ -110,8 +110,8 @@ def fork(
         if options.out is not None and not dry_run:
             check_writable(options.out, overwrite=options.overwrite)
         config = _config(options, parent.record.config)
-        edits = _edits(options)
-        if not edits and not changed_fields(parent.record.config, config):
+        edits = [*map(check_edit, options.edits), *_removals(options, parent)]
+        if not edits and not options.remove_role and not changed_fields(parent.record.config, config):
             raise ConfigError(
                 "nothing is changed: give --set, --remove-role, --drop-critique, --prompts, --seed, --model, --lora or a limit"
             )
@@ -178,9 +178,15 @@ def _config(options: ForkOptions, then: RunConfig) -> RunConfig:
     return now
 
 
-def _edits(options: ForkOptions) -> list[Edit]:
-    removed = [Edit(at=path, do="remove_role", value=options.remove_role) for path in ROLE_LISTS if options.remove_role]
-    return [check_edit(edit) for edit in [*options.edits, *removed]]
+def _removals(options: ForkOptions, parent: Log) -> list[Edit]:
+    """Return the edits that leave a role out."""
+    if not options.remove_role:
+        return []
+    removed = [("", options.remove_role)]
+    if options.remove_role.isdecimal():
+        # No name begins with a digit.
+        _, removed = parent.query("SELECT scene, role FROM role WHERE rank = ? AND rank > 0", [int(options.remove_role)])  # type: ignore[assignment]
+    return [check_edit(Edit(at=path, do="remove_role", value=name, scene=scene)) for scene, name in removed for path in ROLE_LISTS]
 
 
 def _kept_before(options: ForkOptions, edits: Sequence[Edit], then: RunConfig, now: RunConfig) -> str:
