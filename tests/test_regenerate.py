@@ -63,7 +63,7 @@ def test_drift_is_counted_where_it_begins_and_what_follows_from_it_apart(
     assert (found["scenes"], found["identical_scenes"]) == (6, 5)
     critique, revise = found["kinds"]["critique"], found["kinds"]["revise"]
     assert (critique["identical"], critique["other_text"], critique["first_token"]) == (5, 1, token)
-    assert (revise["identical"], revise["asked_otherwise"]) == (5, 1)
+    assert (revise["identical"], revise["inherited"]) == (5, 1)
     assert [(example["scene"], example["turn"], example["token"]) for example in found["examples"]] == [(scene.hex(), "critique", token)]
     assert found["facts"]["threads"] == {"then": 1, "now": 1}
     assert not [*tmp_path.glob("*regenerated*")]

@@ -36,7 +36,7 @@ class KindDrift:
         identical: the same request, the same answer.
         other_text: the same request and outcome, another text.
         other_outcome: the same request, and another outcome: one time the form failed, or the prompt was too long.
-        asked_otherwise: another request, since a turn before came out otherwise.
+        inherited: another request, since a turn before came out otherwise.
         gone: turns that were not asked the second time.
         new: turns that were not asked the first time.
         first_tokens: for each other text, the number of the first token that differs, from 0.
@@ -45,7 +45,7 @@ class KindDrift:
     identical: int = 0
     other_text: int = 0
     other_outcome: int = 0
-    asked_otherwise: int = 0
+    inherited: int = 0
     gone: int = 0
     new: int = 0
     first_tokens: list[int] = field(default_factory=list)
@@ -188,7 +188,7 @@ def _count(drift: KindDrift, one: RecordedTurn | None, other: RecordedTurn | Non
     elif other is None:
         drift.gone += 1
     elif one.request != other.request:
-        drift.asked_otherwise += 1
+        drift.inherited += 1
     elif _said(one) == _said(other):
         drift.identical += 1
     elif one.outcome != other.outcome:

@@ -23,12 +23,20 @@ def print_forecast(parent: Path, found: Forecast) -> None:
 
 def print_regeneration(path: Path, found: Regeneration) -> None:
     """Print how a run came out the second time."""
-    names = ("identical", "other_text", "other_outcome", "asked_otherwise", "gone", "new")
     rows = [
-        (kind, *(getattr(drift, name) for name in names), "" if drift.first_token is None else drift.first_token)
+        (
+            kind,
+            drift.identical,
+            drift.other_text,
+            "" if drift.first_token is None else drift.first_token,
+            drift.other_outcome,
+            drift.inherited,
+            drift.gone,
+            drift.new,
+        )
         for kind, drift in found.kinds.items()
     ]
-    print_table(["kind", *(name.replace("_", " ") for name in names), "first other token (median)"], rows)
+    print_table(["kind", "identical", "other text", "token", "outcome", "inherited", "gone", "new"], rows)
     for example in found.examples:
         at = "another outcome" if example.token is None else f"another text from token {example.token} on"
         line(f"scene {example.scene[:12]} turn {example.turn}: {at}")
