@@ -185,7 +185,7 @@ def _removals(options: ForkOptions, parent: Log) -> list[Edit]:
     removed = [("", options.remove_role)]
     if options.remove_role.isdecimal():
         # No name begins with a digit.
-        _, removed = parent.query("SELECT scene, role FROM role WHERE rank = ? AND rank > 0", [int(options.remove_role)])  # type: ignore[assignment]
+        _, removed = parent.query("SELECT scene, role FROM role WHERE rank = ? AND rank > 0", [int(options.remove_role)])
     return [check_edit(Edit(at=path, do="remove_role", value=name, scene=scene)) for scene, name in removed for path in ROLE_LISTS]
 
 
