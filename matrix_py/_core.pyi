@@ -216,6 +216,7 @@ class Completion:
         generated_tokens: int = 0,
         masked_tokens: int = 0,
         log_odds: float | None = None,
+        source: str = "model",
     ) -> Self:
         """Answer a turn with a text that is at hand.
 
@@ -224,14 +225,15 @@ class Completion:
             text: the answer.
             outcome: `text`, `form_failed` or `too_long`.
             finish: `eos`, `stop`, `form`, `length` or `none`.
-            prompt_tokens: see the property of that name; so for the other three.
+            prompt_tokens: see the property of that name; so for the others.
             cached_tokens: see there.
             generated_tokens: see there.
             masked_tokens: see there.
             log_odds: see there.
+            source: see there.
 
         Raises:
-            RequestError: `outcome` or `finish` is not one of those names.
+            RequestError: `outcome`, `finish` or `source` is not one of those names.
         """
 
     @property
@@ -249,6 +251,10 @@ class Completion:
     @property
     def text(self) -> str:
         """The generated text, without the stop text; bytes that are not UTF-8 are U+FFFD."""
+
+    @property
+    def source(self) -> Literal["model", "reused", "edited"]:
+        """Who said it: the run's model, an older log in which the same request was answered, or whoever forked the run."""
 
     @property
     def prompt_tokens(self) -> int:

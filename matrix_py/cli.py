@@ -5,7 +5,7 @@ import enum
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,8 +32,12 @@ from matrix_py.options import (
     Quiet,
     Threads,
 )
+from matrix_py.reuse.commands import fork, regenerate
 from matrix_py.store import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 from matrix_py.types import KvMode, KvType
+
+if TYPE_CHECKING:
+    from matrix_py.simulate import SimulateOptions
 
 app = typer.Typer(
     name="matrix",
@@ -79,7 +83,7 @@ def simulate(
             "input.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="RUN.duckdb", help="The log to write.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="RUN.duckdb", help="The log to write.")] = None,
     model: Model = EMBEDDED,
     lora: Lora = None,
     scene: Annotated[
@@ -110,6 +114,18 @@ def simulate(
         Path | None, typer.Option("--config", metavar="FILE", help="Settings by kind of turn (TOML), over the package's.")
     ] = None,
     system: Annotated[str, typer.Option("--system", metavar="TEXT", help="The deployment's system prompt.")] = "",
+    reuse: Annotated[
+        Path | None,
+        typer.Option(
+            "--reuse",
+            metavar="OLD.duckdb",
+            help="Take turns from this log where the whole request is the same: model, adapter, prompt, settings, form and random key.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which turns are reused and which may run; no model is loaded, no log is written.")
+    ] = False,
+    output: Annotated[OutputFormat, typer.Option("--format", help="Of --dry-run: text, or json: one document.")] = OutputFormat.TEXT,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the log if it exists.")] = False,
     ctx: Ctx = None,
     parallel: Parallel = None,
@@ -170,9 +186,13 @@ def simulate(
         prompts_dir=prompts,
         config_file=config,
         system=system,
+        reuse=reuse,
         overwrite=overwrite,
         engine=engine,
     )
+    if dry_run:
+        _foresee(options, output, quiet=quiet)
+        return
     with RunProgress(quiet=quiet) as progress:
         summary = run(options, reporter=progress, stdin=sys.stdin.buffer)
     print_summary(summary)
@@ -250,6 +270,10 @@ def replay(
         sys.stdout.write(json_text([replay_document(*each) for each in found]) + "\n")
     if not all(each.identical for _, each in found):
         raise typer.Exit(EXIT_DIVERGED)
+
+
+app.command()(fork)
+app.command()(regenerate)
 
 
 @app.command()
@@ -438,6 +462,20 @@ def demo(
     from matrix_py.demo import demo as run
 
     run(out)
+
+
+def _foresee(options: "SimulateOptions", output: OutputFormat, *, quiet: bool) -> None:
+    from matrix_py.reuse.forecast import forecast_simulation
+    from matrix_py.reuse.report import forecast_document, print_forecast
+    from matrix_py.terminal import RunProgress, json_text
+
+    with RunProgress(quiet=quiet) as progress:
+        found = forecast_simulation(options, stdin=sys.stdin.buffer, on_progress=progress.replayed)
+    assert options.reuse is not None  # else there would be no forecast
+    if output is OutputFormat.JSON:
+        sys.stdout.write(json_text(forecast_document(options.reuse, found)) + "\n")
+    else:
+        print_forecast(options.reuse, found)
 
 
 def _exit(interrupted: bool, left_open: bool) -> None:

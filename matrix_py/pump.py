@@ -38,7 +38,7 @@ class Answerer(Protocol):
 
 @dataclass(slots=True)
 class KindCounts:
-    """What the answerer was asked in turns of one kind."""
+    """What the model was asked in turns of one kind."""
 
     turns: int = 0
     prompt_tokens: int = 0
@@ -54,7 +54,9 @@ class Counts:
     failed: int = 0  # finished, with `end` failed: part of the log like any other
     open: int = 0  # left open by an engine error
     turns: int = 0  # turns answered, recorded ones included
-    live: dict[str, KindCounts] = field(default_factory=dict)  # of the turns that the answerer answered, by kind
+    live: dict[str, KindCounts] = field(default_factory=dict)  # of the turns that the model answered, by kind
+    reused: Counter[str] = field(default_factory=Counter)  # turns that an older log answered, by kind
+    edited: Counter[str] = field(default_factory=Counter)  # turns whose answer was given by who forked the run, by kind
     flaws: Counter[tuple[str, str]] = field(default_factory=Counter)  # flaw of a reply and what was done about it
     fallbacks: int = 0
     divergences: list[DivergenceError] = field(default_factory=list)
@@ -62,12 +64,12 @@ class Counts:
 
     @property
     def live_turns(self) -> int:
-        """Turns that the answerer answered."""
+        """Turns that the model answered."""
         return sum(kind.turns for kind in self.live.values())
 
     @property
     def generated_tokens(self) -> int:
-        """Tokens that the answerer generated."""
+        """Tokens that the model generated."""
         return sum(kind.generated_tokens for kind in self.live.values())
 
     @property
@@ -374,12 +376,7 @@ class Pump:
 
     def _take(self, turn: _core.Turn, result: _core.Completion | Exception) -> None:
         if not isinstance(result, Exception):
-            self.counts.turns += 1
-            kind = self.counts.live.setdefault(turn.kind, KindCounts())
-            kind.turns += 1
-            kind.prompt_tokens += result.prompt_tokens
-            kind.cached_tokens += result.cached_tokens
-            kind.generated_tokens += result.generated_tokens
+            self._count(turn, result)
             # Before the scene sees it: no event without its completions.
             self._log.record(turn, result)
         open_scene = self._open.get(turn.scene)
@@ -390,3 +387,17 @@ class Pump:
             self._abandon(open_scene, result)
         else:
             self._step(open_scene, (turn, result))
+
+    def _count(self, turn: _core.Turn, completion: _core.Completion) -> None:
+        self.counts.turns += 1
+        match completion.source:
+            case "reused":
+                self.counts.reused[turn.kind] += 1
+            case "edited":
+                self.counts.edited[turn.kind] += 1
+            case _:
+                kind = self.counts.live.setdefault(turn.kind, KindCounts())
+                kind.turns += 1
+                kind.prompt_tokens += completion.prompt_tokens
+                kind.cached_tokens += completion.cached_tokens
+                kind.generated_tokens += completion.generated_tokens

@@ -1,16 +1,14 @@
 """Simulating: make a log that lists the run's scenes, then drive those that are not finished. Resuming is the second half alone."""
 
 import contextlib
-import platform
 import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import msgspec
 from msgspec import structs
@@ -19,24 +17,22 @@ from matrix_py import _core
 from matrix_py.check import kept_check
 from matrix_py.embedded import EMBEDDED
 from matrix_py.engine import Engine, EngineOptions
-from matrix_py.errors import ConfigError, EngineError, ModelError, StoreError
+from matrix_py.errors import ConfigError, EngineError, StoreError
 from matrix_py.health import Health, read_health
-from matrix_py.instructions import Dialogue, Reader
+from matrix_py.instructions import Dialogue
 from matrix_py.labels import Labelling, label_run
 from matrix_py.models import hub
-from matrix_py.models.chat import ChatTemplate
-from matrix_py.models.llama import LLAMA_CPP_VERSION, system_info
-from matrix_py.prompts import Prompts, load_files, load_settings
+from matrix_py.opening import build, how_run, open_recorded, recorded_template
+from matrix_py.plan import Plan
+from matrix_py.prompts import Prompts
 from matrix_py.pump import Answerer, Counts, Pump
+from matrix_py.reuse import Reuse, changed_fields, open_parent, parent_of, reopen_parent
 from matrix_py.scene import find_scene
-from matrix_py.scene.rules import RULES, check_rules
-from matrix_py.store import FORMAT, Log, SceneLister, check_writable, compact
-from matrix_py.types import Execution, KvType, Limits, RunConfig, RunRecord
+from matrix_py.scene.rules import check_rules
+from matrix_py.store import Log, check_writable, compact
+from matrix_py.types import Change, Execution, Limits, RunConfig, RunRecord
 
 DEFAULT_SCENE = "matrix"
-# Two lists of eight names are asked for roles; the rest keeps a typing error from running for days.
-_MOST = {"roles": 16, "steps": 50, "interactions": 1000, "depth": 10}
-_PACKAGES = ("matrix-py", "llama-cpp-python", "duckdb", "msgspec", "jinja2")
 
 
 class Reporter(Protocol):
@@ -65,7 +61,7 @@ class SimulateOptions:
 
     Attributes:
         inputs: paths, `NAME=PATH`, or `-`; see `matrix_py.instructions`.
-        out: the log to write.
+        out: the log to write; None for a forecast only.
         model: path of a GGUF, `hf:owner/repo/file.gguf`, or `embedded` for the demonstration model that comes with the package.
         scene: name of a scene, or `package.module:function`.
         limits: how far a social scene may go.
@@ -73,11 +69,13 @@ class SimulateOptions:
         prompts_dir: folder of prompt files in the place of, or beside, the package's.
         config_file: settings by kind of turn, over the package's.
         system: the deployment's system prompt.
+        reuse: an older log, whose turns are not asked again where the request is the same. What `engine` leaves open of context and chat
+            template is as there.
         overwrite: replace `out` if it exists.
     """
 
     inputs: tuple[str, ...]
-    out: Path
+    out: Path | None
     model: str = EMBEDDED
     scene: str = DEFAULT_SCENE
     limits: Limits = field(default_factory=Limits)
@@ -87,6 +85,7 @@ class SimulateOptions:
     prompts_dir: Path | None = None
     config_file: Path | None = None
     system: str = ""
+    reuse: Path | None = None
     overwrite: bool = False
     engine: EngineOptions = field(default_factory=EngineOptions)
 
@@ -128,59 +127,28 @@ def simulate(options: SimulateOptions, *, reporter: Reporter | None = None, stdi
         MatrixError: an option, an input, the model or the output cannot be used.
     """
     reporter = reporter or Silent()
-    options.engine.check()
-    if not 0 <= options.seed < 2**63:
-        raise ConfigError(f"--seed is {options.seed}: give a number from 0 to 2^63 - 1")
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit is {options.limit}: give at least 1")
-    function = find_scene(options.scene)
-    _check_limits(options.limits)
-    files = load_files(options.prompts_dir, options.scene)
-    settings = load_settings(options.prompts_dir, options.config_file, options.scene)
-    Prompts(files, settings, system=options.system, template=ChatTemplate.plain())  # refuse bad files before a model is opened
-    check_writable(options.out, overwrite=options.overwrite)
-    reader = Reader(options.inputs, dialogue=options.dialogue, limit=options.limit, stdin=stdin)
-    reader.check()
-    with Engine(options.model, options.engine, announce=reporter.line) as engine:
-        config = RunConfig(
-            format=FORMAT,
-            scene=options.scene,
-            limits=options.limits,
-            seed=options.seed,
-            model=engine.model_hash.hex(),
-            template=engine.template.source,
-            bos_token=engine.facts.bos_token or "",
-            eos_token=engine.facts.eos_token or "",
-            context=engine.context,
-            deterministic=engine.deterministic,
-            system=options.system,
-            prompts=files,
-            settings=settings,
-            adapter=msgspec.UNSET if engine.lora_hash is None else engine.lora_hash.hex(),
-            rules=RULES,
-            kv_type=msgspec.UNSET if options.engine.kv_type is KvType.F16 else options.engine.kv_type,
-        )
-        prompts = Prompts(files, settings, system=options.system, template=engine.template, context=engine.context)
-
-        record = RunRecord(run_id=str(uuid.uuid4()), config=config, execution=_execution(options, engine))
-
-        def list_scenes(lister: SceneLister) -> None:
-            for instruction in reader:
-                lister.add(
-                    label=instruction.label,
-                    row=instruction.row,
-                    instruction=instruction.text,
-                    response=instruction.response,
-                    meta=msgspec.json.encode(instruction.meta).decode(),
-                )
-            record.execution.dropped.update(sorted(reader.dropped.items()))
-
-        with Log.create(options.out, record, list_scenes, overwrite=options.overwrite) as log:
-            for reason, count in sorted(reader.dropped.items()):
+    plan = Plan(options, stdin=stdin)
+    if options.out is None:
+        raise ConfigError("--out is missing: give the log to write, such as --out run.duckdb")
+    with contextlib.ExitStack() as stack:
+        parent = None if options.reuse is None else stack.enter_context(open_parent(options.reuse, out=options.out))
+        check_writable(options.out, overwrite=options.overwrite)
+        how = options.engine if parent is None else plan.check_reuse(parent)
+        engine = stack.enter_context(Engine(options.model, how, announce=reporter.line))
+        config = plan.config(engine, parent)
+        execution = _execution(options, engine)
+        if parent is not None:
+            change = Change(config=changed_fields(parent.record.config, config))
+            execution = structs.replace(execution, parent=parent_of(parent), change=change)
+        record = RunRecord(run_id=str(uuid.uuid4()), config=config, execution=execution)
+        with Log.create(options.out, record, lambda lister: plan.list_scenes(lister, execution), overwrite=options.overwrite) as log:
+            for reason, count in sorted(execution.dropped.items()):
                 reporter.line(f"left out {count}: {reason}")
             reporter.line(engine.summary)
-            summary = run(log, prompts, function, engine, window=2 * engine.parallel, reporter=reporter, stats=engine.stats)
-        return _tidy(summary)
+            answerer = engine if parent is None else Reuse(parent, engine, config)
+            window = 2 * engine.parallel
+            summary = run(log, recorded_prompts(config), plan.function, answerer, window=window, reporter=reporter, stats=engine.stats)
+        return tidy(summary)
 
 
 def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None = None, reporter: Reporter | None = None) -> RunSummary:
@@ -204,7 +172,7 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
         function = find_scene(config.scene)
         prompts = recorded_prompts(config)
         execution = log.record.execution
-        if config.deterministic and (execution.llama_cpp, execution.device) != (_build(), "gpu" if engine.gpu_layers else "cpu"):
+        if config.deterministic and (execution.llama_cpp, execution.device) != (build(), "gpu" if engine.gpu_layers else "cpu"):
             reporter.line(
                 f"the run was begun on {execution.device} with {execution.llama_cpp}: here its text may go on otherwise, and the root "
                 "hash be another"
@@ -212,28 +180,23 @@ def resume(path: Path, *, model: str | None = None, engine: EngineOptions | None
         if log.num_finished() == log.num_scenes():
             reporter.line("every scene is finished: there is nothing to resume")
             return run(log, prompts, function, None, window=1, reporter=reporter)
-        # The recorded template is used; the model's own may be one that cannot be.
-        lora = _adapter(log.record, engine.lora)
-        options = replace(
-            engine,
-            context=config.context,
-            deterministic=config.deterministic,
-            chat_template="plain",
-            lora=lora,
-            kv_type=KvType.F16 if config.kv_type is msgspec.UNSET else config.kv_type,
-        )
-        model_path = hub.resolve(model or execution.model_path)
-        # Before it is opened: of another model, the engine may only say that it cannot do what this one could.
-        if _core.hash_file(str(model_path)).hex() != config.model:
-            raise ModelError(f"model {model_path} is not the one that {path} was begun with: give that file with --model")
-        with Engine(str(model_path), options, announce=reporter.line) as opened:
+        with contextlib.ExitStack() as stack:
+            # Before the model is opened: without its parent, a run may have no way to go on.
+            parent = reopen_parent(execution, announce=reporter.line)
+            if parent is not None:
+                stack.enter_context(parent)
+            opened = stack.enter_context(open_recorded(log.record, path, model=model, engine=engine, announce=reporter.line))
             reporter.line(opened.summary)
-            window, now = 2 * opened.parallel, structs.replace(execution, **_how(opened, options))
-            summary = run(log, prompts, function, opened, window=window, reporter=reporter, stats=opened.stats, execution=now)
-    return _tidy(summary)
+            answerer: Answerer = opened
+            change = execution.change or Change()
+            if parent is not None or change.edits:
+                answerer = Reuse(parent, opened, config, edits=change.edits, kept_before=change.kept_before)
+            window, now = 2 * opened.parallel, structs.replace(execution, **how_run(opened))
+            summary = run(log, prompts, function, answerer, window=window, reporter=reporter, stats=opened.stats, execution=now)
+    return tidy(summary)
 
 
-def _tidy(summary: RunSummary) -> RunSummary:
+def tidy(summary: RunSummary) -> RunSummary:
     """Give back the room that a finished log does not use."""
     if summary.root is not None:
         # Somebody may read it already, or the folder take no second file: the run is whole all the same.
@@ -242,29 +205,9 @@ def _tidy(summary: RunSummary) -> RunSummary:
     return summary
 
 
-def _adapter(record: RunRecord, given: Path | None) -> Path | None:
-    """Return where the run's adapter is."""
-    if record.config.adapter is msgspec.UNSET:
-        if given is not None:
-            raise ConfigError(f"--lora is {given}, but the run was begun without an adapter: leave it out")
-        return None
-    path = given or Path(record.execution.adapter_path)
-    if not path.is_file() or _core.hash_file(path).hex() != record.config.adapter:
-        raise ModelError(f"adapter {path} is not the one that the run was begun with: give that file with --lora")
-    return path
-
-
-def _check_limits(limits: Limits) -> None:
-    for name, most in _MOST.items():
-        value = getattr(limits, name)
-        if not 1 <= value <= most:
-            raise ConfigError(f"--{name} is {value}: give 1 to {most}")
-
-
 def recorded_prompts(config: RunConfig) -> Prompts:
     """Return the prompts, settings and template that a run was made with."""
-    template = ChatTemplate(config.template, name="recorded", bos_token=config.bos_token, eos_token=config.eos_token)
-    return Prompts(config.prompts, config.settings, system=config.system, template=template, context=config.context)
+    return Prompts(config.prompts, config.settings, system=config.system, template=recorded_template(config), context=config.context)
 
 
 def run(
@@ -288,6 +231,7 @@ def run(
     reporter = reporter or Silent()
     config = log.record.config
     event_log = _core.EventLog()
+    scenes = log.scenes(unfinished_only=True)
     num_scenes, before = log.num_scenes(), log.num_finished()
     start = time.monotonic()
     with log.answering(reporter.line):
@@ -311,7 +255,7 @@ def run(
         )
         try:
             with _stopping_on_interrupt(pump.stop) as interrupts:
-                pump.run(log.scenes(unfinished_only=True))
+                pump.run(answerer.following(scenes) if isinstance(answerer, Reuse) else scenes)
         except EngineError as error:
             # Why the engine is gone was told to the turns that it had.
             raise EngineError("; ".join([str(error), *pump.counts.errors[:1]])) from error
@@ -383,34 +327,5 @@ def _execution(options: SimulateOptions, engine: Engine) -> Execution:
         prompts_dir="" if options.prompts_dir is None else str(options.prompts_dir.absolute()),
         config_file="" if options.config_file is None else str(options.config_file.absolute()),
         model_check=msgspec.to_builtins(kept_check(engine.model_hash.hex())),
-        **_how(engine, options.engine) | {"model_path": str(engine.path.absolute()) if hub.is_path(options.model) else options.model},
+        **how_run(engine) | {"model_path": str(engine.path.absolute()) if hub.is_path(options.model) else options.model},
     )
-
-
-def _how(engine: Engine, options: EngineOptions) -> dict[str, Any]:
-    """What a session that resumes a run may do otherwise."""
-    return {
-        "model_path": str(engine.path.absolute()),
-        "llama_cpp": _build(),
-        "device": "cpu" if options.gpu_layers == 0 else "gpu",
-        "gpu_layers": options.gpu_layers,
-        "kv": f"{engine.kv} {options.kv_type}",
-        "kv_tokens": engine.kv_tokens,
-        "parallel": engine.parallel,
-        "cached": engine.cached,
-        "threads": engine.threads,
-        "batch": options.batch,
-        "prefix_reuse": options.prefix_reuse,
-        "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
-    }
-
-
-def _build() -> str:
-    return f"llama-cpp-python {LLAMA_CPP_VERSION}; {platform.machine()}; {system_info()}"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

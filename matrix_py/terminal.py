@@ -156,6 +156,7 @@ def print_summary(summary: RunSummary) -> None:
     )
     if summary.root is not None:
         console.print(Text(f"root {summary.root.hex()}"), soft_wrap=True)
+    _print_reused(counts)
     _print_kinds(counts)
     _print_flaws(counts)
     if summary.labels is not None and summary.health is not None:
@@ -165,6 +166,13 @@ def print_summary(summary: RunSummary) -> None:
         notices.print(Text(f"left open: {readable(line)}"), soft_wrap=True)
     if summary.num_finished < summary.num_scenes:
         notices.print(Text(f"not finished: go on with: matrix resume {readable(str(summary.path))}"), soft_wrap=True)
+
+
+def _print_reused(counts: Counts) -> None:
+    """Print how many turns no model was asked for."""
+    for what, kinds in (("reused", counts.reused), ("edited", counts.edited)):
+        if kinds:
+            line(f"{kinds.total()} turns {what}: " + ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
 
 
 def _print_kinds(counts: Counts) -> None:

@@ -61,6 +61,10 @@ def turn_name(path: str, attempt: int) -> str:
     return path if attempt == 1 else f"{path}#{attempt}"
 
 
+# Of a run's configuration, which is hashed. What a later log format only adds beside the runs leaves it, and every root, as it is.
+CONFIG_FORMAT = 2
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What decides what a run says. Its hash is the beginning of the root hash.
 
@@ -89,6 +93,45 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self, order="deterministic")
 
 
+class Edit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a turn is made to say in the place of what it said in the run that is forked; all its attempts say so.
+
+    Attributes:
+        at: the turn's path.
+        do: `text`: say `value`. `verdict`: come to the verdict `value`, for the recorded reason. `profile`: say the lines of `value`, such
+            as `Traits: patient`, in the place of those of these names. `remove_role`: leave the name `value` out of a list.
+            `drop_critique`: find no harm.
+        scene: the one scene that is changed, by its id (hex); empty for all.
+    """
+
+    at: str
+    do: Literal["text", "verdict", "profile", "remove_role", "drop_critique"]
+    value: str = ""
+    scene: str = ""
+
+
+class Parent(msgspec.Struct, frozen=True, kw_only=True):
+    """The older run that answers what it was asked in the same words."""
+
+    run_id: str
+    path: str
+    root: str | None = None  # hex; None while its scenes were not all finished
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run does otherwise than its parent.
+
+    Attributes:
+        config: what differs of the configuration, such as `seed`, `limits.roles` or `prompts.revise.txt`.
+        edits: turns that say something else.
+        kept_before: the turn from which on another model, adapter or seed answers; empty where that is from the start.
+    """
+
+    config: list[str] = []
+    edits: list[Edit] = []
+    kept_before: str = ""
+
+
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """How a run was made: provenance, not identity."""
 
@@ -113,6 +156,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     adapter_path: str = ""
     model_check: dict[str, Any] | None = None  # what `matrix check-model` found of the model before the run, if it was asked
     merged_from: list[str] = []  # logs that were merged into this one, as path and run_id
+    parent: Parent | None = None
+    change: Change | None = None  # since the parent
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

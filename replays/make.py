@@ -20,9 +20,9 @@ from matrix_py.prompts import load_files, load_settings
 from matrix_py.scene import find_scene
 from matrix_py.scene.rules import RULES
 from matrix_py.simulate import recorded_prompts, run
-from matrix_py.store import FORMAT, Log, SceneLister
+from matrix_py.store import Log, SceneLister
 from matrix_py.testing import FormFailed, ScriptedModel, TooLong
-from matrix_py.types import Execution, Limits, RunConfig, RunRecord
+from matrix_py.types import CONFIG_FORMAT, Execution, Limits, RunConfig, RunRecord
 
 ROOTS = "roots.json"
 
@@ -228,7 +228,7 @@ def make(name: str, folder: Path) -> str:
 def _record(name: str, golden: Golden) -> RunRecord:
     template: ChatTemplate = load_template({}, override="chatml", bos_token="", eos_token="")
     config = RunConfig(
-        format=FORMAT,
+        format=CONFIG_FORMAT,
         scene=golden.scene,
         limits=golden.limits,
         seed=11,

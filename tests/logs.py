@@ -13,9 +13,9 @@ from matrix_py.prompts import load_files, load_settings
 from matrix_py.scene import find_scene
 from matrix_py.scene.rules import RULES
 from matrix_py.simulate import RunSummary, recorded_prompts, run
-from matrix_py.store import FORMAT, Log, SceneLister
+from matrix_py.store import Log, SceneLister
 from matrix_py.testing import ScriptedModel
-from matrix_py.types import Execution, Limits, RunConfig, RunRecord
+from matrix_py.types import CONFIG_FORMAT, Execution, Limits, RunConfig, RunRecord
 
 INSTRUCTIONS = (
     "How do I repair a puncture in a bicycle tyre?",
@@ -34,7 +34,7 @@ Rows = Sequence[str | tuple[str, str | None]]
 def make_record(scene: str = "critique-revise") -> RunRecord:
     """The record of a run on a script, with the package's prompts and settings."""
     config = RunConfig(
-        format=FORMAT,
+        format=CONFIG_FORMAT,
         scene=scene,
         limits=Limits(),
         seed=3,

@@ -28,7 +28,7 @@ from matrix_py.store import Log
 from matrix_py.testing import ScriptedModel
 from matrix_py.testing.random_gguf import write_random_gguf
 
-COMMANDS = ["simulate", "resume", "replay", "show", "sql", "label", "status", "demo", "bench", "log"]
+COMMANDS = ["simulate", "resume", "replay", "fork", "regenerate", "show", "sql", "label", "status", "demo", "bench", "log"]
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \u202eright to left [bold]not bold[/bold] :smile: \x9b2J\ttab\rend."
 
 Refusal = Callable[..., str]
@@ -178,7 +178,15 @@ def test_a_run_that_cannot_be_is_refused_in_one_line_and_leaves_nothing(
 BAD_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     **{
         f"{name} of {what}": ((name, file, *rest), (file, reason))
-        for name, rest in {"replay": (), "resume": (), "show": (), "label": (), "sql": ("SELECT 1",)}.items()
+        for name, rest in {
+            "replay": (),
+            "resume": (),
+            "regenerate": (),
+            "fork": ("--seed=5", "--dry-run"),
+            "show": (),
+            "label": (),
+            "sql": ("SELECT 1",),
+        }.items()
         for what, file, reason in (
             ("no file", "none.duckdb", "does not exist"),
             ("no DuckDB file", "diary", "log diary: "),
@@ -210,7 +218,8 @@ BAD_READS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "list of less than nothing": (("show", "run.duckdb", "--limit=-1"), ("--limit is -1", "at least 1")),
     "model that is another one": (("resume", "open.duckdb", "--model=other.gguf", "--quiet", "--threads=1"), ("other.gguf", "not the one")),
     "unknown command": (("frobnicate",), ("frobnicate",)),
-    "missing argument": (("simulate", "in.jsonl"), ("Missing option", "--out")),
+    "missing argument": (("simulate",), ("Missing argument", "INPUT")),
+    "missing output": (("simulate", "in.jsonl"), ("--out is missing",)),
 }
 
 

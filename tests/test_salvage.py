@@ -20,7 +20,7 @@ from matrix_py.cli import main
 from matrix_py.errors import LogLockedError, StoreError
 from matrix_py.replay import replay
 from matrix_py.simulate import RunSummary
-from matrix_py.store import Log
+from matrix_py.store import FORMAT, Log
 from matrix_py.store.salvage import salvage
 from matrix_py.store.wal import HEADER, check_wal, read_wal
 from matrix_py.testing import ScriptedModel
@@ -280,7 +280,7 @@ def test_a_log_of_an_older_format_becomes_one_of_todays(tmp_path: Path) -> None:
 
     assert replay(tmp_path / "new.duckdb").root == before.root
     with Log.open(tmp_path / "new.duckdb", read_only=True) as log:
-        assert log.format == 2
+        assert log.format == FORMAT
 
 
 def test_what_cannot_be_done_is_one_line(finished: tuple[Path, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,9 +202,9 @@ class TestOpening:
             Log.open(path, read_only=True)
 
     def test_a_newer_format_is_refused_with_both_numbers(self, log_file: Path) -> None:
-        plain_sql(log_file, "UPDATE run SET format = 3")
+        plain_sql(log_file, "UPDATE run SET format = 4")
 
-        with refused(FormatError, str(log_file), "format 3", "1 to 2"):
+        with refused(FormatError, str(log_file), "format 4", "1 to 3"):
             Log.open(log_file, read_only=True)
 
     def test_a_record_that_does_not_parse_is_refused(self, log_file: Path) -> None:

@@ -222,12 +222,22 @@ def load_files(directory: Path | None, scene: str = "") -> dict[str, str]:
     """
     entries = chain.from_iterable(folder.iterdir() for folder in _package_folders(scene))
     files = {entry.name: entry.read_text("utf-8") for entry in entries if entry.name.endswith(".txt")}
+    return changed_files(files, directory)
+
+
+def changed_files(files: Mapping[str, str], directory: Path | None) -> dict[str, str]:
+    """Return prompt files with those of `directory` in their place or beside them.
+
+    Raises:
+        ConfigError: the directory or a file in it cannot be read.
+    """
+    changed = dict(files)
     if directory is not None:
         if not directory.is_dir():
             raise ConfigError(f"prompt folder {directory} does not exist: give a folder of .txt files")
         for path in sorted(directory.glob("*.txt")):
-            files[path.name] = _read(path)
-    return dict(sorted(files.items()))
+            changed[path.name] = _read(path)
+    return dict(sorted(changed.items()))
 
 
 def load_settings(directory: Path | None, config: Path | None, scene: str = "") -> dict[str, TurnSettings]:
@@ -237,10 +247,25 @@ def load_settings(directory: Path | None, config: Path | None, scene: str = "") 
         ConfigError: a file cannot be read, or a setting in it is unknown or of another type.
     """
     package = [folder / SETTINGS_FILE for folder in _package_folders(scene)]
-    sources = [(SETTINGS_FILE, file.read_text("utf-8")) for file in package]
-    overlays = [directory / SETTINGS_FILE] if directory is not None and (directory / SETTINGS_FILE).is_file() else []
-    sources += [(str(path), _read(path)) for path in [*overlays, *([config] if config is not None else [])]]
-    tables: dict[str, dict[str, object]] = {}
+    return _overlaid({}, [*((SETTINGS_FILE, file.read_text("utf-8")) for file in package), *_given_settings(directory, config)])
+
+
+def changed_settings(settings: Mapping[str, TurnSettings], directory: Path | None, config: Path | None) -> dict[str, TurnSettings]:
+    """Return settings, overlaid in the same way.
+
+    Raises:
+        ConfigError: as above.
+    """
+    return _overlaid({kind: msgspec.to_builtins(each) for kind, each in settings.items()}, _given_settings(directory, config))
+
+
+def _given_settings(directory: Path | None, config: Path | None) -> list[tuple[str, str]]:
+    """Return the names and texts of the settings files that somebody gave."""
+    given = [directory / SETTINGS_FILE] if directory is not None and (directory / SETTINGS_FILE).is_file() else []
+    return [(str(path), _read(path)) for path in [*given, *([config] if config is not None else [])]]
+
+
+def _overlaid(tables: dict[str, dict[str, object]], sources: Sequence[tuple[str, str]]) -> dict[str, TurnSettings]:
     for name, text in sources:
         for kind, table in _tables(name, text).items():
             tables[kind] = {**tables.get(kind, {}), **table}

@@ -7,13 +7,15 @@ than the events that follow from them. While it does, this process answers those
 
 from matrix_py.store.checking import Checked, Finding, check, check_scene, strays, summary
 from matrix_py.store.compaction import compact
+from matrix_py.store.draft import FORMAT, OLDEST_FORMAT
 from matrix_py.store.frames import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 from matrix_py.store.labels import LabelRow, LabelTables, SceneTexts, TurnText
 from matrix_py.store.listing import SceneLister, check_writable
-from matrix_py.store.log import FORMAT, OLDEST_FORMAT, Log
+from matrix_py.store.log import Log
 from matrix_py.store.merge import Merge, merge
 from matrix_py.store.parquet import export_log, import_log
 from matrix_py.store.reading import ReadableLog, open_for_reading
+from matrix_py.store.recorded import ListedScene, RecordedScene, RecordedTurn, listed_scenes, recorded_scenes
 from matrix_py.store.salvage import Salvage, salvage
 from matrix_py.store.writer import Writer
 
@@ -26,9 +28,12 @@ __all__ = [
     "Finding",
     "LabelRow",
     "LabelTables",
+    "ListedScene",
     "Log",
     "Merge",
     "ReadableLog",
+    "RecordedScene",
+    "RecordedTurn",
     "Salvage",
     "SceneLister",
     "SceneTexts",
@@ -40,8 +45,10 @@ __all__ = [
     "compact",
     "export_log",
     "import_log",
+    "listed_scenes",
     "merge",
     "open_for_reading",
+    "recorded_scenes",
     "salvage",
     "strays",
     "summary",

@@ -9,6 +9,9 @@ import duckdb
 from matrix_py.store.connection import connect, one_line, remove, sql
 from matrix_py.store.wal import wal_files
 
+FORMAT = 3
+# What is older is refused; what lies between is read as it is, and brought up to date when it is opened for writing.
+OLDEST_FORMAT = 1
 # In the order in which they are filled: what comes later refers to what came before.
 TABLES = ("run", "texts", "scenes", "completions", "events", "sessions", "commits", "detectors", "labels")
 
@@ -42,7 +45,13 @@ def filled(draft: Path, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the tables of a log, of today's format, in the database that the connection uses."""
     connection.execute(sql("schema.sql"))
-    connection.execute(sql("format_2.sql"))
+    upgrade_tables(connection, 1)
+
+
+def upgrade_tables(connection: duckdb.DuckDBPyConnection, number: int) -> None:
+    """Bring the tables of a log of this format to today's."""
+    for later in range(number + 1, FORMAT + 1):
+        connection.execute(sql(f"format_{later}.sql"))
 
 
 def shared_columns(connection: duckdb.DuckDBPyConnection, database: str) -> dict[str, str]:

@@ -21,12 +21,13 @@ class SceneLister:
         self._position = 0
         # In a file of its own, which is thrown away: the input may be larger than memory, and the log is not to carry its traces.
         connection.execute(
-            "CREATE TABLE input.input (position UBIGINT, label VARCHAR, row UBIGINT, instruction VARCHAR, response VARCHAR, meta VARCHAR)"
+            "CREATE TABLE input.input (position UBIGINT, label VARCHAR, row UBIGINT, instruction VARCHAR, response VARCHAR, meta VARCHAR, "
+            "occurrence UBIGINT)"
         )
 
-    def add(self, *, label: str, row: int, instruction: str, response: str | None, meta: str) -> None:
-        """Add a scene; `meta` is the JSON of the input's other columns."""
-        self._rows.append((self._position, label, row, instruction, response, meta))
+    def add(self, *, label: str, row: int, instruction: str, response: str | None, meta: str, occurrence: int | None = None) -> None:
+        """Add a scene; `meta` is the JSON of the input's other columns. Its occurrence is counted, unless it is given for all scenes."""
+        self._rows.append((self._position, label, row, instruction, response, meta, occurrence))
         self._position += 1
         if len(self._rows) >= 1000:
             self._flush()
@@ -38,7 +39,8 @@ class SceneLister:
         cursor = self._connection.cursor()
         cursor.execute(
             "SELECT position, label, row, instruction, response, meta, "
-            "row_number() OVER (PARTITION BY instruction, response ORDER BY position) - 1 FROM input.input ORDER BY position"
+            "coalesce(occurrence, row_number() OVER (PARTITION BY instruction, response ORDER BY position) - 1) "
+            "FROM input.input ORDER BY position"
         )
         while rows := cursor.fetchmany(1000):
             for position, label, row, instruction, response, meta, occurrence in rows:
@@ -61,7 +63,7 @@ class SceneLister:
             columns = list(zip(*self._rows, strict=True))
             self._connection.execute(
                 "INSERT INTO input.input SELECT unnest($1::UBIGINT[]), unnest($2::VARCHAR[]), unnest($3::UBIGINT[]), "
-                "unnest($4::VARCHAR[]), unnest($5::VARCHAR[]), unnest($6::VARCHAR[])",
+                "unnest($4::VARCHAR[]), unnest($5::VARCHAR[]), unnest($6::VARCHAR[]), unnest($7::UBIGINT[])",
                 [list(column) for column in columns],
             )
             self._rows.clear()

@@ -13,7 +13,7 @@ import msgspec
 from matrix_py import _core
 from matrix_py.errors import FormatError, StoreError
 from matrix_py.store.connection import connect, first_line, one_line, quoted, remove, sql
-from matrix_py.store.draft import drafted, filled
+from matrix_py.store.draft import FORMAT, OLDEST_FORMAT, drafted, filled, upgrade_tables
 from matrix_py.store.labels import LabelTables
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.live import answering
@@ -21,9 +21,6 @@ from matrix_py.store.wal import check_wal, wal_files
 from matrix_py.store.writer import Writer
 from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, StoredScene
 
-FORMAT = 2
-# What is older is refused; what lies between is read as it is, and brought up to date when it is opened for writing.
-OLDEST_FORMAT = 1
 # Scenes read from the log at a time.
 _PAGE = 100
 _HASH_BYTES = 32
@@ -97,7 +94,7 @@ class Log:
             with one_line(path):
                 number, record = _record(path, connection)
                 if number < FORMAT and not read_only:
-                    _upgrade(connection)
+                    _upgrade(connection, number)
                     number = FORMAT
         except BaseException:
             connection.close()
@@ -306,11 +303,11 @@ def decode_record(path: Path, row: tuple[Any, ...] | None) -> tuple[int, RunReco
     return number, record
 
 
-def _upgrade(connection: duckdb.DuckDBPyConnection) -> None:
-    """Bring a log to today's format, in one transaction: what came with format 2, and today's views."""
+def _upgrade(connection: duckdb.DuckDBPyConnection, number: int) -> None:
+    """Bring a log of an older format to today's, in one transaction: what came later, and today's views."""
     connection.execute("BEGIN")
     try:
-        connection.execute(sql("format_2.sql"))
+        upgrade_tables(connection, number)
         connection.execute(sql("views.sql"))
         connection.execute("UPDATE run SET format = ?", [FORMAT])
         connection.execute("COMMIT")

@@ -13,9 +13,9 @@ import msgspec
 from matrix_py.errors import StoreError
 from matrix_py.store.checking import strays, summary
 from matrix_py.store.connection import one_line, quoted, remove, sql
-from matrix_py.store.draft import drafted, filled, shared_columns
+from matrix_py.store.draft import FORMAT, drafted, filled, shared_columns
 from matrix_py.store.listing import check_writable
-from matrix_py.store.log import FORMAT, Log
+from matrix_py.store.log import Log
 from matrix_py.types import RunRecord
 
 _OF_SCENES = ("completions", "events")

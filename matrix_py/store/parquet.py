@@ -10,9 +10,9 @@ import msgspec
 from matrix_py import _core
 from matrix_py.errors import FormatError, StoreError
 from matrix_py.store.connection import first_line, one_line, quoted
-from matrix_py.store.draft import TABLES, drafted, filled
+from matrix_py.store.draft import FORMAT, OLDEST_FORMAT, TABLES, drafted, filled
 from matrix_py.store.listing import check_writable
-from matrix_py.store.log import FORMAT, OLDEST_FORMAT, Log, decode_record
+from matrix_py.store.log import Log, decode_record
 
 # Parquet has no checksums that DuckDB would write: a changed byte could be another value. So this file has them.
 MANIFEST = "log.json"

@@ -14,9 +14,9 @@ from matrix_py import _core
 from matrix_py.errors import LogLockedError, PayloadError, StoreError
 from matrix_py.store.checking import strays, summary
 from matrix_py.store.connection import one_line, quoted, sql
-from matrix_py.store.draft import TABLES, drafted, filled, shared_columns
+from matrix_py.store.draft import FORMAT, TABLES, drafted, filled, shared_columns
 from matrix_py.store.listing import check_writable
-from matrix_py.store.log import FORMAT, Log, decode_record
+from matrix_py.store.log import Log, decode_record
 from matrix_py.store.ranges import Rows, read_rows
 from matrix_py.store.trim import trim
 from matrix_py.store.wal import wal_files

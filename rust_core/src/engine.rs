@@ -14,7 +14,7 @@ use crate::hash::Hash;
 use crate::model::Model;
 use crate::scheduler::MIN_BATCH;
 use crate::sequence::Sequence;
-use crate::turn::{Completion, Facts, Finish, Outcome, Turn};
+use crate::turn::{Completion, Facts, Finish, Outcome, Source, Turn};
 use crate::vocab::{Token, Tokenizer};
 
 /// How the engine uses the model. None of it changes what is said where the model is deterministic.
@@ -223,6 +223,7 @@ impl Engine {
                 outcome: Outcome::TooLong,
                 finish: Finish::None,
                 text: String::new(),
+                source: Source::Model,
                 facts,
             };
             return Ok(Work::Answer(Box::new(Answer { turn, result: Ok(completion) })));

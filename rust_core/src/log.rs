@@ -264,6 +264,7 @@ fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
     let (mut scene, mut path, mut attempt) = (hashes(rows.len()), StringBuilder::new(), UInt32Builder::new());
     let (mut kind, mut request, mut sampling) = (StringBuilder::new(), hashes(rows.len()), hashes(rows.len()));
     let (mut outcome, mut finish, mut text) = (StringBuilder::new(), StringBuilder::new(), hashes(rows.len()));
+    let mut source = StringBuilder::new();
     let mut segments = ListBuilder::new(hashes(rows.len() * 8));
     let mut trusted = ListBuilder::new(BooleanBuilder::new());
     let mut counts: [UInt32Builder; 4] = Default::default();
@@ -287,6 +288,7 @@ fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
         }
         segments.append(true);
         trusted.append(true);
+        source.append_value(row.completion.source.name());
         let tokens = [facts.prompt_tokens, facts.cached_tokens, facts.generated_tokens, facts.masked_tokens];
         counts.iter_mut().zip(tokens).for_each(|(builder, value)| builder.append_value(value));
         log_odds.append_option(facts.log_odds);
@@ -317,13 +319,14 @@ fn completions_batch(rows: &[(Recorded, i64)]) -> RecordBatch {
         ("decode_us", Arc::new(decode.finish())),
         ("recorded_at", Arc::new(at.finish())),
         ("sampling", Arc::new(sampling.finish())),
+        ("source", Arc::new(source.finish())),
     ])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turn::{Facts, Finish, Outcome, Segment, tests::sampling};
+    use crate::turn::{Facts, Finish, Outcome, Segment, Source, tests::sampling};
 
     fn payload(text: &str) -> Payload {
         Payload::parse(format!(r#"{{"kind":"Tested","v":1,"text":"{text}"}}"#)).unwrap()
@@ -369,6 +372,7 @@ mod tests {
             outcome: Outcome::Text,
             finish: Finish::Eos,
             text: "same".into(),
+            source: Source::Model,
             facts: Facts::default(),
         };
         log.record(&turn, completion).unwrap();

@@ -8,7 +8,7 @@ use crate::grammar::Form;
 use crate::prefix::beginnings;
 use crate::sampler::{choose, log_odds, uniform};
 use crate::scheduler::Phase;
-use crate::turn::{Completion, Facts, Finish, Outcome, Turn, numbered_path};
+use crate::turn::{Completion, Facts, Finish, Outcome, Source, Turn, numbered_path};
 use crate::vocab::{Token, Tokenizer};
 
 /// A turn, its tokens, and how far it is.
@@ -248,6 +248,7 @@ impl Sequence {
             outcome,
             finish,
             text: String::from_utf8_lossy(&self.text).into_owned(),
+            source: Source::Model,
             facts,
         };
         (self.turn, completion)

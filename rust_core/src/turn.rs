@@ -184,6 +184,18 @@ pub enum Finish {
     None,
 }
 
+/// Who said a completion. It stands beside the events, unhashed: replay takes every recorded completion alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The run's own model.
+    #[default]
+    Model,
+    /// An older log, in which the same request was answered.
+    Reused,
+    /// Whoever forked the run.
+    Edited,
+}
+
 macro_rules! names {
     ($type:ty, $($variant:ident = $name:literal),+) => {
         impl $type {
@@ -204,6 +216,7 @@ macro_rules! names {
 
 names!(Outcome, Text = "text", FormFailed = "form_failed", TooLong = "too_long");
 names!(Finish, Eos = "eos", Stop = "stop", Form = "form", Length = "length", None = "none");
+names!(Source, Model = "model", Reused = "reused", Edited = "edited");
 
 /// What the engine measured of a turn. Facts stand beside the events, unhashed: batching may change them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -232,6 +245,7 @@ pub struct Completion {
     pub outcome: Outcome,
     pub finish: Finish,
     pub text: String,
+    pub source: Source,
     pub facts: Facts,
 }
 

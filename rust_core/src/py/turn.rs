@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use crate::error::Error;
 use crate::hash::Hash;
-use crate::turn::{self, Facts, Finish, Outcome};
+use crate::turn::{self, Facts, Finish, Outcome, Source};
 
 /// How the tokens of a turn are chosen.
 #[pyclass(frozen, module = "matrix_py._core", from_py_object)]
@@ -145,7 +145,8 @@ pub(super) struct Completion(pub(super) turn::Completion);
 impl Completion {
     #[new]
     #[pyo3(signature = (
-        turn, *, text, outcome="text", finish="eos", prompt_tokens=0, cached_tokens=0, generated_tokens=0, masked_tokens=0, log_odds=None
+        turn, *, text, outcome="text", finish="eos", prompt_tokens=0, cached_tokens=0, generated_tokens=0, masked_tokens=0, log_odds=None,
+        source="model"
     ))]
     fn new(
         turn: &Turn,
@@ -157,10 +158,12 @@ impl Completion {
         generated_tokens: u32,
         masked_tokens: u32,
         log_odds: Option<f32>,
+        source: &str,
     ) -> PyResult<Self> {
         let unknown = |name, value: &str, expected| Error::Setting { name, value: value.to_owned(), expected };
         let outcome = Outcome::from_name(outcome).ok_or_else(|| unknown("outcome", outcome, "text, form_failed or too_long"))?;
         let finish = Finish::from_name(finish).ok_or_else(|| unknown("finish", finish, "eos, stop, form, length or none"))?;
+        let source = Source::from_name(source).ok_or_else(|| unknown("source", source, "model, reused or edited"))?;
         let facts = Facts { prompt_tokens, cached_tokens, generated_tokens, masked_tokens, log_odds, ..Facts::default() };
         let turn = &turn.0;
         Ok(Self(turn::Completion {
@@ -171,6 +174,7 @@ impl Completion {
             outcome,
             finish,
             text,
+            source,
             facts,
         }))
     }
@@ -193,6 +197,11 @@ impl Completion {
     #[getter]
     fn text(&self) -> &str {
         &self.0.text
+    }
+
+    #[getter]
+    fn source(&self) -> &'static str {
+        self.0.source.name()
     }
 
     #[getter]
