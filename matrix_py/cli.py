@@ -12,6 +12,7 @@ import typer
 from matrix_py.bench.commands import app as bench_app
 from matrix_py.embedded import EMBEDDED
 from matrix_py.errors import ConfigError, DivergenceError, MatrixError
+from matrix_py.experiments import EXIT_INTERRUPTED, ablate, attribute, reask
 from matrix_py.logs import app as log_app
 from matrix_py.options import (
     Batch,
@@ -52,7 +53,6 @@ app.add_typer(log_app, name="log")
 
 EXIT_DIVERGED = 1
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A log, as `simulate --out` wrote it.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="Show text that may be harmful.")]
@@ -274,6 +274,9 @@ def replay(
 
 app.command()(fork)
 app.command()(regenerate)
+app.command()(reask)
+app.command()(attribute)
+app.command()(ablate)
 
 
 @app.command()

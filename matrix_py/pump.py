@@ -14,7 +14,7 @@ from matrix_py import _core
 from matrix_py.errors import DivergenceError, EngineError, MatrixError, RequestError
 from matrix_py.events import Event, ReplyFlawed, SceneEnd, SceneFinished, SceneStarted, TurnFellBack, encode
 from matrix_py.prompts import Prompts
-from matrix_py.scene.context import Done, Scene, SceneFunction, TurnFailed
+from matrix_py.scene.context import Done, OnTurn, Scene, SceneFunction, TurnFailed
 from matrix_py.scene.rules import RULES
 from matrix_py.types import Limits, StoredScene
 
@@ -113,6 +113,7 @@ class Pump:
         rules: int = RULES,
         complete: bool = False,
         on_progress: Callable[[Counts, int], None] | None = None,
+        on_turn: OnTurn | None = None,
         keep_up: Callable[[], None] | None = None,
     ) -> None:
         """Set up a pump.
@@ -129,6 +130,7 @@ class Pump:
             rules: of the scene's code; see `matrix_py.scene.rules`.
             complete: whether the log claims to hold all of every scene, so that anything beyond it is a divergence.
             on_progress: called with the counts and the number of open scenes, after each round.
+            on_turn: called with each turn that a scene asks, whoever answers it.
             keep_up: called each round; blocks while the writer is behind, and raises if it failed.
         """
         self._function = function
@@ -144,6 +146,7 @@ class Pump:
         self._stopping = False
         self._begun = 0
         self._on_progress = on_progress
+        self._on_turn = on_turn
         self._keep_up = keep_up
         self._open: dict[bytes, _OpenScene] = {}
         self._asked: list[_core.Turn] = []
@@ -207,6 +210,7 @@ class Pump:
             # The oldest scene goes first, so that scenes end, and few are half done at any time.
             rank=self._begun,
             rules=self._rules,
+            on_turn=self._on_turn,
         )
         open_scene = _OpenScene(stored, scene, self._drive(scene, stored))
         self._open[stored.scene] = open_scene

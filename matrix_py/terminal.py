@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -54,6 +54,7 @@ class RunProgress:
         self._task: Any = None
         self._start = 0.0
         self._before = 0  # scenes that were done with at the start: a resumed run has some, and they took no time
+        self._done = 0
         self._last = 0.0
 
     def line(self, text: str) -> None:
@@ -66,8 +67,9 @@ class RunProgress:
         if self._quiet:
             return
         now = monotonic()
-        if not self._start:
+        if not self._start or counts.scenes < self._done:  # the first call, or the first of another run
             self._start, self._before = now, counts.scenes
+        self._done = counts.scenes
         status = self._status(counts, num_open, now)
         if not notices.is_terminal:
             self._last = self._last or now
@@ -129,6 +131,15 @@ def bar(unit: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[str
     with Progress(*columns, console=notices, transient=True, disable=quiet or not notices.is_terminal) as progress:
         task = progress.add_task("", total=total)
         yield lambda what, done: progress.update(task, description=what, completed=done)
+
+
+@contextmanager
+def counting(unit: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how many units are done, of how many, with the time that is left."""
+    columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=notices, transient=True, disable=quiet or not notices.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def line(text: str) -> None:

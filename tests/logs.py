@@ -27,6 +27,7 @@ INSTRUCTIONS = (
 )
 # One thread: on a busy machine, several wait for one another far longer than they compute.
 ENGINE = EngineOptions(parallel=4, context=1024, threads=1)
+EMBEDDED = EngineOptions(threads=1)
 
 Rows = Sequence[str | tuple[str, str | None]]
 

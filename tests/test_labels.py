@@ -2,7 +2,6 @@
 
 import gc
 import json
-import math
 import re
 import shutil
 import sys
@@ -19,6 +18,7 @@ from story import social_record, tell
 
 from matrix_py.cli import main
 from matrix_py.errors import ConfigError, StoreError
+from matrix_py.intervals import wilson
 from matrix_py.labels import DETECTORS, Detector, Subject, label_run, read_labels
 from matrix_py.labels.detector import every_text, fold
 from matrix_py.prompts import load_files, load_settings
@@ -62,13 +62,6 @@ def figures(detector: Detector, split: str) -> tuple[tuple[int, int], tuple[int,
     found = [row for row in rows if detector.find(subject(row))]
     right = sum(row["label"] is not None for row in found)
     return (right, len(found)), (right, sum(row["label"] is not None for row in rows))
-
-
-def wilson(count: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927)."""
-    share, spread = count / of, z * z / of
-    centre, half = share + spread / 2, z * math.sqrt(share * (1 - share) / of + spread / (4 * of))
-    return (centre - half) / (1 + spread), (centre + half) / (1 + spread)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from matrix_py.embedded.author import World, acts
 from matrix_py.embedded.corpus import WORDS, prompts, worlds
 from matrix_py.embedded.tokenizer import fixed_passages
 from matrix_py.engine import Engine, EngineOptions
+from matrix_py.intervals import wilson
 from matrix_py.prompts import Prompts
 from matrix_py.pump import Answerer, Pump
 from matrix_py.scene import forms, matrix
@@ -49,14 +50,9 @@ class Figure:
         """Whether it is as it is to be."""
         return self.least <= self.rate <= self.most
 
-    def interval(self, z: float = 1.96) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         """Return Wilson's score interval."""
-        if not self.of:
-            return math.nan, math.nan
-        share, size = self.rate, self.of
-        centre = (share + z * z / (2 * size)) / (1 + z * z / size)
-        half = z / (1 + z * z / size) * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
-        return max(centre - half, 0.0), min(centre + half, 1.0)
+        return wilson(self.count, self.of)
 
 
 class Twins:

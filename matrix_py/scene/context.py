@@ -24,6 +24,9 @@ from matrix_py.types import Limits
 # What a scene's coroutine hands to the pump, and what it gets back: turns newly asked for, then one that is done.
 Asked: TypeAlias = list[_core.Turn]
 Done: TypeAlias = tuple[_core.Turn, _core.Completion]
+# Told of each turn before it is asked: with the values that its prompt is filled with, and the number of things that it is about. Values
+# may be lists that the scene goes on with: they are as they are now only during the call.
+OnTurn: TypeAlias = Callable[[_core.Turn, Mapping[str, Value], int], None]
 
 _T = TypeVar("_T")
 
@@ -76,6 +79,7 @@ class Scene:
         emit: Callable[[Event], None],
         rank: int = 0,
         rules: int = RULES,
+        on_turn: OnTurn | None = None,
     ) -> None:
         """Only the pump makes these; in tests of scenes, `matrix_py.testing` does."""
         self.scene_id = scene_id
@@ -87,6 +91,7 @@ class Scene:
         self._seed = seed
         self._rank = rank
         self._emit = emit
+        self._on_turn = on_turn
         self._paths: set[str] = set()
         self.misuse: SceneError | None = None  # what keeps the scene from going on; the pump looks for it
 
@@ -160,6 +165,8 @@ class Scene:
                 sampling=sampling,
                 rank=self._rank,
             )
+            if self._on_turn is not None:
+                self._on_turn(turn, values, times)
             completion = await _Ask(turn)
             self.emit(self._completed(turn, completion, values, form))
             if completion.outcome == "too_long":

@@ -17,6 +17,7 @@ from matrix_py.store.parquet import export_log, import_log
 from matrix_py.store.reading import ReadableLog, open_for_reading
 from matrix_py.store.recorded import ListedScene, RecordedScene, RecordedTurn, listed_scenes, recorded_scenes
 from matrix_py.store.salvage import Salvage, salvage
+from matrix_py.store.table import TableWriter, check_table
 from matrix_py.store.writer import Writer
 
 __all__ = [
@@ -37,10 +38,12 @@ __all__ = [
     "Salvage",
     "SceneLister",
     "SceneTexts",
+    "TableWriter",
     "TurnText",
     "Writer",
     "check",
     "check_scene",
+    "check_table",
     "check_writable",
     "compact",
     "export_log",
