@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from matrix_py.bench.commands import app as bench_app
+from matrix_py.diff.command import diff
 from matrix_py.embedded import EMBEDDED
 from matrix_py.errors import ConfigError, DivergenceError, MatrixError
 from matrix_py.logs import app as log_app
@@ -250,6 +251,9 @@ def replay(
         sys.stdout.write(json_text([replay_document(*each) for each in found]) + "\n")
     if not all(each.identical for _, each in found):
         raise typer.Exit(EXIT_DIVERGED)
+
+
+app.command()(diff)
 
 
 @app.command()

@@ -28,7 +28,7 @@ from matrix_py.store import Log
 from matrix_py.testing import ScriptedModel
 from matrix_py.testing.random_gguf import write_random_gguf
 
-COMMANDS = ["simulate", "resume", "replay", "show", "sql", "label", "status", "demo", "bench", "log"]
+COMMANDS = ["simulate", "resume", "replay", "diff", "show", "sql", "label", "status", "demo", "bench", "log"]
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \u202eright to left [bold]not bold[/bold] :smile: \x9b2J\ttab\rend."
 
 Refusal = Callable[..., str]
