@@ -9,6 +9,7 @@ Users' own scenes are `async def` functions that take a `Scene`; `matrix_py.test
 """
 
 from matrix_py._core import __version__
+from matrix_py.diff import Diff, diff
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import MatrixError
 from matrix_py.replay import Replay, replay
@@ -18,6 +19,7 @@ from matrix_py.status import Status, read_status
 from matrix_py.store import Log, ReadableLog, open_for_reading
 
 __all__ = [
+    "Diff",
     "Engine",
     "EngineOptions",
     "Log",
@@ -30,6 +32,7 @@ __all__ = [
     "SimulateOptions",
     "Status",
     "__version__",
+    "diff",
     "open_for_reading",
     "read_status",
     "replay",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from matrix_py.bench.commands import app as bench_app
+from matrix_py.diff.command import diff
 from matrix_py.embedded import EMBEDDED
 from matrix_py.errors import ConfigError, DivergenceError, MatrixError
 from matrix_py.experiments import EXIT_INTERRUPTED, ablate, attribute, reask
@@ -274,6 +275,7 @@ def replay(
 
 app.command()(fork)
 app.command()(regenerate)
+app.command()(diff)
 app.command()(reask)
 app.command()(attribute)
 app.command()(ablate)

@@ -34,6 +34,7 @@ COMMANDS = [
     "replay",
     "fork",
     "regenerate",
+    "diff",
     "reask",
     "attribute",
     "ablate",
