@@ -15,13 +15,14 @@ from matrix_py.replay import Replay, replay
 from matrix_py.scene import Reply, Scene
 from matrix_py.simulate import RunSummary, SimulateOptions, resume, simulate
 from matrix_py.status import Status, read_status
-from matrix_py.store import Log, ReadableLog, open_for_reading
+from matrix_py.store import Log, NamedQuery, ReadableLog, ask, named_queries, open_for_reading
 
 __all__ = [
     "Engine",
     "EngineOptions",
     "Log",
     "MatrixError",
+    "NamedQuery",
     "ReadableLog",
     "Replay",
     "Reply",
@@ -30,6 +31,8 @@ __all__ = [
     "SimulateOptions",
     "Status",
     "__version__",
+    "ask",
+    "named_queries",
     "open_for_reading",
     "read_status",
     "replay",

@@ -13,6 +13,7 @@ from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.log import FORMAT, OLDEST_FORMAT, Log
 from matrix_py.store.merge import Merge, merge
 from matrix_py.store.parquet import export_log, import_log
+from matrix_py.store.queries import NamedQuery, ask, find_query, named_queries
 from matrix_py.store.reading import ReadableLog, open_for_reading
 from matrix_py.store.salvage import Salvage, salvage
 from matrix_py.store.writer import Writer
@@ -28,19 +29,23 @@ __all__ = [
     "LabelTables",
     "Log",
     "Merge",
+    "NamedQuery",
     "ReadableLog",
     "Salvage",
     "SceneLister",
     "SceneTexts",
     "TurnText",
     "Writer",
+    "ask",
     "check",
     "check_scene",
     "check_writable",
     "compact",
     "export_log",
+    "find_query",
     "import_log",
     "merge",
+    "named_queries",
     "open_for_reading",
     "salvage",
     "strays",
