@@ -376,8 +376,8 @@ class TestTwoRuns:
                 if a is None or b is None:
                     change = "only_a" if b is None else "only_b"
                 else:
-                    differs = [name for name in ("template", "inputs", "text") if a[name] != b[name]]
-                    change = {"template": "direct", "inputs": "inherited", "text": "noise"}[differs[0]] if differs else "same"
+                    differs = [name for name in ("template", "inputs", "text", "outcome", "finish") if a[name] != b[name]]
+                    change = {"template": "direct", "inputs": "inherited"}.get(differs[0], "noise") if differs else "same"
                 expected.setdefault((a or b or {})["turn"], Counter())[change] += 1
         assert found.keys() == expected.keys()
         for kind, counts in expected.items():

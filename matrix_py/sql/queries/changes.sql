@@ -1,14 +1,16 @@
 -- What changed between two runs, by kind of turn: directly, by inheritance, or as noise?
 -- Of two logs.
 -- Direct: the template of the turn is another. Inherited: what it was filled with is, or the turn is in one run only. Noise: the same was
--- asked, and another text came.
+-- asked, and another text came, or the same with another end.
 -- All fields of a payload are taken in one go, which is what makes it quick.
 WITH
 asked AS (
-    SELECT scene, payload ->> ['path', 'attempt', 'turn', 'template', 'inputs', 'text'] AS turn FROM events WHERE kind = 'TurnCompleted'
+    SELECT scene, payload ->> ['path', 'attempt', 'turn', 'template', 'inputs', 'text', 'outcome', 'finish'] AS turn
+    FROM events WHERE kind = 'TurnCompleted'
 ),
 asked_b AS (
-    SELECT scene, payload ->> ['path', 'attempt', 'turn', 'template', 'inputs', 'text'] AS turn FROM b.events WHERE kind = 'TurnCompleted'
+    SELECT scene, payload ->> ['path', 'attempt', 'turn', 'template', 'inputs', 'text', 'outcome', 'finish'] AS turn
+    FROM b.events WHERE kind = 'TurnCompleted'
 ),
 both_runs AS (
     SELECT scene FROM scenes INTERSECT SELECT scene FROM b.scenes
@@ -21,7 +23,7 @@ compared AS (
             WHEN a.turn IS NULL THEN 'only_b'
             WHEN a.turn[4] != b.turn[4] THEN 'direct'
             WHEN a.turn[5] != b.turn[5] THEN 'inherited'
-            WHEN a.turn[6] != b.turn[6] THEN 'noise'
+            WHEN a.turn[6:] != b.turn[6:] THEN 'noise'
             ELSE 'same'
         END AS change
     FROM (FROM asked SEMI JOIN both_runs USING (scene)) a
