@@ -16,7 +16,7 @@ from matrix_py.replay import Replay, replay
 from matrix_py.scene import Reply, Scene
 from matrix_py.simulate import RunSummary, SimulateOptions, resume, simulate
 from matrix_py.status import Status, read_status
-from matrix_py.store import Log, ReadableLog, open_for_reading
+from matrix_py.store import Log, NamedQuery, ReadableLog, ask, named_queries, open_for_reading
 
 __all__ = [
     "Diff",
@@ -24,6 +24,7 @@ __all__ = [
     "EngineOptions",
     "Log",
     "MatrixError",
+    "NamedQuery",
     "ReadableLog",
     "Replay",
     "Reply",
@@ -32,7 +33,9 @@ __all__ = [
     "SimulateOptions",
     "Status",
     "__version__",
+    "ask",
     "diff",
+    "named_queries",
     "open_for_reading",
     "read_status",
     "replay",

@@ -1,6 +1,5 @@
 """The command line. It only parses and prints: each command is one typed call of the package."""
 
-import csv
 import enum
 import os
 import sys
@@ -34,8 +33,8 @@ from matrix_py.options import (
     Quiet,
     Threads,
 )
+from matrix_py.queries import sql
 from matrix_py.reuse.commands import fork, regenerate
-from matrix_py.store import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S
 from matrix_py.types import KvMode, KvType
 
 if TYPE_CHECKING:
@@ -64,14 +63,6 @@ class Method(enum.StrEnum):
 
     MATRIX = "matrix"
     PUBLISHED = "published"
-
-
-class TableFormat(enum.StrEnum):
-    """How `sql` prints."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
 
 
 @app.command()
@@ -378,34 +369,7 @@ def check_model(
         print_check(found)
 
 
-@app.command()
-def sql(
-    run: Run,
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SQL statement; views scene, turn and event are a good start.")],
-    output: Annotated[TableFormat, typer.Option("--format", help="table, csv or json.")] = TableFormat.TABLE,
-    max_rows: Annotated[
-        int, typer.Option("--max-rows", help="While a run writes the log: rows at most, up to 1000000; more are an error.")
-    ] = DEFAULT_MAX_ROWS,
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="While a run writes the log: time for the query, up to 60.")
-    ] = DEFAULT_TIMEOUT_S,
-) -> None:
-    """Query a log in SQL (DuckDB's). The log is only read; while a run writes it, the run is asked, which answers SELECT."""
-    from matrix_py.show import readable
-    from matrix_py.store import open_for_reading
-    from matrix_py.terminal import cell, json_rows, print_table
-
-    with open_for_reading(run, max_rows=max_rows, timeout_s=timeout) as log:
-        columns, rows = log.query(query)
-    match output:
-        case TableFormat.TABLE:
-            print_table(columns, rows)
-        case TableFormat.CSV:
-            writer = csv.writer(sys.stdout, lineterminator="\n")
-            writer.writerow(map(readable, columns))
-            writer.writerows([readable(cell(value)) for value in row] for row in rows)
-        case TableFormat.JSON:
-            sys.stdout.write(json_rows(columns, rows) + "\n")
+app.command()(sql)
 
 
 @app.command()

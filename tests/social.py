@@ -31,12 +31,13 @@ class Script(ScriptedModel):
             notice: path of an action -> who notices it; nobody notices the others.
             **options: see `ScriptedModel`.
         """
-        super().__init__(self._say, **options)
+        super().__init__(self.say, **options)
         self._rules = dict(rules or {})
         for action, recipients in (notice or {}).items():
             self._rules[f"{action}/recipients"] = recipients
 
-    def _say(self, turn: _core.Turn) -> Answer:
+    def say(self, turn: _core.Turn) -> Answer:
+        """What the model says to a turn."""
         rule = self._rules.get(turn.path, self._rules.get(turn.kind))
         if rule is None:
             rule = _default(turn)

@@ -386,7 +386,19 @@ class TestReading:
             tags = connection.execute("SELECT tags FROM duckdb_databases() WHERE NOT internal").fetchone()
 
         assert [name for (name,) in tables] == TABLES
-        assert [name for (name,) in views] == ["action", "event", "flaw", "label", "read", "request", "role", "scene", "turn"]
+        assert [name for (name,) in views] == [
+            "action",
+            "critique",
+            "event",
+            "flaw",
+            "label",
+            "lineage",
+            "read",
+            "request",
+            "role",
+            "scene",
+            "turn",
+        ]
         # Of a storage version that DuckDB 1.2 reads.
         assert tags is not None
         assert "v1.2" in str(tags[0])

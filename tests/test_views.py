@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from company import tell_all
 from logs import drive, make_log, plain_sql
-from social import INSTRUCTION, RESPONSE, Script
-from story import HARMLESS, payloads, social_record, tell
+from social import INSTRUCTION, RESPONSE, Script, numbered
+from story import HARMLESS, REFUSAL, payloads, social_record, tell
 
 from matrix_py import events
 from matrix_py.events import NO_HARM, Event
@@ -151,6 +152,100 @@ class TestRoleAndAction:
         assert all(row == dict.fromkeys(row) | {"took_place": False} for row in found)
 
 
+# Four roles who notice every act of the visitor: five actions a step, each with a critique.
+CROWD = {f"step/{step}/act": "owner, cashier, guard, bank" for step in range(1, 5)}
+FAILING = {"step/2/condense/critiques": REFUSAL}
+
+
+def crowd(path: Path, rules: dict[str, Any], method: str = "matrix") -> Path:
+    critique = numbered if method == "matrix" else "somebody is hurt"
+    scenes = {INSTRUCTION: {"critique": critique} | rules}
+    return tell_all(path, scenes, notice=CROWD, method=method, steps=4, roles=4, interactions=20)
+
+
+class TestCritiques:
+    def test_critiques_are_the_harms_that_were_noted(self, story: Path) -> None:
+        found = select(story, "ordinal, action, role, rank, step, depth, interaction, severity, text, turn, through, reached", "critique")
+
+        assert found == [
+            {
+                "ordinal": 1,
+                "action": "step/1/react/owner",
+                "role": "owner",
+                "rank": 1,
+                "step": 1,
+                "depth": 1,
+                "interaction": 2,
+                "severity": 2,
+                "text": "somebody is hurt",
+                "turn": "step/1/react/owner/critique",
+                "through": [],
+                "reached": True,
+            }
+        ]
+
+    @pytest.mark.parametrize(
+        ("rules", "expected"),
+        [
+            ({}, {1: [2, 4], 2: [2, 4], 3: [4], 4: [4]}),
+            # Where no text came of it, the critiques stay as they are until the next.
+            (FAILING, {1: [3], 2: [3], 3: [3], 4: []}),
+        ],
+        ids=["condensed twice", "failed once"],
+    )
+    def test_condensations_take_critiques_along(self, tmp_path: Path, rules: dict[str, Any], expected: dict[int, list[int]]) -> None:
+        path = crowd(tmp_path / "run.duckdb", rules)
+
+        found = select(path, "ordinal, step, through, reached", "critique ORDER BY ordinal")
+
+        assert [row["ordinal"] for row in found] == [*range(1, 21)]
+        for row in found:
+            assert row["through"] == [f"step/{step}/condense/critiques" for step in expected[row["step"]]]
+            assert row["reached"] is True
+
+    def test_lineage_goes_from_a_critique_to_the_revision(self, tmp_path: Path) -> None:
+        path = crowd(tmp_path / "run.duckdb", {})
+
+        found = select(path, "place, stage, turn, text", "lineage WHERE action = 'step/1/react/guard' ORDER BY place")
+
+        turn = "step/1/react/guard/critique"
+        assert [tuple(row.values()) for row in found] == [
+            (0, "critique", turn, f"harm of {turn}"),
+            (1, "condensation", "step/2/condense/critiques", "Text of step/2/condense/critiques."),
+            (2, "condensation", "step/4/condense/critiques", "Text of step/4/condense/critiques."),
+            (3, "consequence", "consequence", "Text of consequence."),
+            (4, "revision", "revise", "Text of revise."),
+        ]
+        assert len(select(path, "place", "lineage")) == 10 * 5 + 10 * 4
+
+    def test_a_critique_that_the_consequence_was_not_made_from_is_lost(self, changed: Path) -> None:
+        plain_sql(
+            changed,
+            "UPDATE events SET payload = replace(payload, '\"step/1/react/owner/critique\",', '') WHERE payload ->> 'path' = 'consequence'",
+        )
+
+        assert select(changed, "through, reached", "critique") == [{"through": [], "reached": False}]
+        assert select(changed, "stage", "lineage") == [{"stage": "critique"}]
+
+    def test_before_a_consequence_is_drawn_nothing_has_reached_it(self, changed: Path) -> None:
+        plain_sql(changed, "DELETE FROM events WHERE kind = 'ConsequenceDrawn'")
+
+        assert select(changed, "reached", "critique") == [{"reached": None}]
+        assert select(changed, "stage", "lineage") == [{"stage": "critique"}]
+
+    def test_where_no_turn_draws_the_consequence_the_revision_takes_it_from_the_critiques(self, tmp_path: Path) -> None:
+        path = crowd(tmp_path / "run.duckdb", {}, "published")
+
+        found = select(path, "ordinal, severity, through, reached", "critique ORDER BY ordinal")
+
+        assert len(found) > 9
+        assert all(row["severity"] == 0 and row["reached"] and len(row["through"]) == 1 for row in found)
+        assert found[-1]["through"] == ["end/condense/critiques"]
+        stages = select(path, "stage, turn", "lineage WHERE action = 'step/1/act' ORDER BY place")
+        assert [row["stage"] for row in stages] == ["critique", "condensation", "consequence", "revision"]
+        assert [row["turn"] for row in stages[2:]] == [None, "revise"]
+
+
 class TestTurns:
     def test_requests_are_the_events_of_turns(self, story: Path) -> None:
         found = select(story, "path, attempt, template, inputs, reads", f"request WHERE {HERE} ORDER BY path, attempt")
@@ -214,9 +309,10 @@ class TestDocs:
         assert documented("kind") == {kind.__name__: list(kind.__struct_fields__) for kind in kinds}
 
     def test_views_are_typed(self, story: Path) -> None:
-        statement = (
-            "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name IN ('scene', 'role', 'action', 'request', 'read', 'flaw')"
-        )
+        statement = """
+            SELECT column_name, data_type FROM duckdb_columns()
+            WHERE table_name IN ('scene', 'role', 'action', 'critique', 'lineage', 'request', 'read', 'flaw')
+        """
         types = set(plain_sql(story, statement, read_only=True))
 
         assert {("causes", "VARCHAR[]"), ("recipients", "VARCHAR[]"), ("feasible", "BOOLEAN"), ("kept", "BOOLEAN")} <= types
@@ -231,21 +327,6 @@ class TestDocs:
 
         # The story has no principles, and no completion of it was made under a mask.
         assert found or "CritiqueWritten" in query
-
-    def test_the_ancestors_of_the_revision_are_found_in_sql(self, story: Path) -> None:
-        [query] = re.findall(r"```sql\n(WITH RECURSIVE.*?)```", DOCS, re.DOTALL)
-
-        found = {(path, attempt) for path, attempt in plain_sql(story, query, read_only=True)}
-
-        reads = {_name(payload): payload["reads"] for payload in payloads(story, "TurnCompleted")}
-        expected, waiting = set(), ["revise"]
-        while waiting:
-            name = waiting.pop()
-            if name not in expected:
-                expected.add(name)
-                waiting += reads.get(name, [])  # an act as planned has none
-        assert {path if attempt == 1 else f"{path}#{attempt}" for path, attempt in found} == expected
-        assert len(expected) > 20
 
 
 def test_the_method_published_fills_the_views(tmp_path: Path) -> None:
@@ -262,7 +343,3 @@ def test_the_method_published_fills_the_views(tmp_path: Path) -> None:
         "critique": "Harm of step/1/act/critique.",
     }
     assert (second["action"], second["recipients"]) == ("step/1/react/owner", ["visitor"])
-
-
-def _name(payload: dict[str, Any]) -> str:
-    return payload["path"] if payload["attempt"] == 1 else f"{payload['path']}#{payload['attempt']}"

@@ -14,6 +14,7 @@ from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.log import Log
 from matrix_py.store.merge import Merge, merge
 from matrix_py.store.parquet import export_log, import_log
+from matrix_py.store.queries import NamedQuery, ask, find_query, named_queries
 from matrix_py.store.reading import ReadableLog, open_for_reading
 from matrix_py.store.recorded import ListedScene, RecordedScene, RecordedTurn, listed_scenes, recorded_scenes
 from matrix_py.store.salvage import Salvage, salvage
@@ -32,6 +33,7 @@ __all__ = [
     "ListedScene",
     "Log",
     "Merge",
+    "NamedQuery",
     "ReadableLog",
     "RecordedScene",
     "RecordedTurn",
@@ -41,15 +43,18 @@ __all__ = [
     "TableWriter",
     "TurnText",
     "Writer",
+    "ask",
     "check",
     "check_scene",
     "check_table",
     "check_writable",
     "compact",
     "export_log",
+    "find_query",
     "import_log",
     "listed_scenes",
     "merge",
+    "named_queries",
     "open_for_reading",
     "recorded_scenes",
     "salvage",

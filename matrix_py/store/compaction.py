@@ -5,8 +5,9 @@ from pathlib import Path
 
 import duckdb
 
-from matrix_py.store.connection import attach_new, one_line, quoted, remove, sql
+from matrix_py.store.connection import attach_new, one_line, quoted, remove
 from matrix_py.store.draft import create_tables
+from matrix_py.store.views import make_views
 from matrix_py.store.wal import wal_files
 
 # A checkpoint writes the end of each table again and leaves the old blocks free for what comes next; after the last, nothing comes.
@@ -57,7 +58,7 @@ def _copy(connection: duckdb.DuckDBPyConnection) -> None:
     tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'old' ORDER BY table_name").fetchall()
     for (table,) in tables:
         connection.execute(f"INSERT INTO log.{table} BY NAME FROM old.{table}")
-    connection.execute(sql("views.sql"))
+    make_views(connection)
     connection.execute("CHECKPOINT log")
     for (table,) in tables:
         counts = connection.execute(f"SELECT (SELECT count(*) FROM old.{table}), (SELECT count(*) FROM log.{table})").fetchone()

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from matrix_py.store.connection import connect, one_line, remove, sql
+from matrix_py.store.views import make_views
 from matrix_py.store.wal import wal_files
 
 FORMAT = 3
@@ -38,7 +39,7 @@ def filled(draft: Path, path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with one_line(path), contextlib.closing(connect(draft, new=True)) as connection:
         create_tables(connection)
         yield connection
-        connection.execute(sql("views.sql"))
+        make_views(connection)
         connection.execute("CHECKPOINT")
 
 

@@ -30,7 +30,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     log: str
     statement: str
-    parameters: list[Any]
+    parameters: list[Any] | dict[str, Any]
     max_rows: int
     timeout_s: float
 

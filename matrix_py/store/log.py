@@ -1,7 +1,7 @@
 """An open log."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -12,11 +12,13 @@ import msgspec
 
 from matrix_py import _core
 from matrix_py.errors import FormatError, StoreError
-from matrix_py.store.connection import connect, first_line, one_line, quoted, remove, sql
+from matrix_py.store.asking import Parameters, prepare_queries, run_query, run_query_arrow
+from matrix_py.store.connection import connect, one_line, quoted, remove, sql
 from matrix_py.store.draft import FORMAT, OLDEST_FORMAT, drafted, filled, upgrade_tables
 from matrix_py.store.labels import LabelTables
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.live import answering
+from matrix_py.store.views import make_views, renew_views
 from matrix_py.store.wal import check_wal, wal_files
 from matrix_py.store.writer import Writer
 from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, StoredScene
@@ -96,6 +98,8 @@ class Log:
                 if number < FORMAT and not read_only:
                     _upgrade(connection, number)
                     number = FORMAT
+                if not read_only:
+                    renew_views(connection)
         except BaseException:
             connection.close()
             raise
@@ -247,18 +251,26 @@ class Log:
         root = self._one("SELECT root FROM run")
         return None if root is None else bytes(root)
 
-    def query(self, statement: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(self, statement: str, parameters: Parameters = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one SQL statement and return the column names and all rows.
 
         Raises:
             StoreError: the statement fails.
         """
-        try:
-            cursor = self._connection.execute(statement, list(parameters))
-            columns = [column[0] for column in cursor.description or []]
-            return columns, cursor.fetchall() if columns else []
-        except duckdb.Error as error:
-            raise StoreError(f"SQL on {self.path}: {first_line(error)}") from error
+        return run_query(self.path, self._connection, statement, parameters)
+
+    def query_arrow(self, statement: str, parameters: Parameters = ()) -> _core.ArrowTable:
+        """Run one SQL statement and return its rows as Arrow.
+
+        Raises:
+            StoreError: the statement fails, or there is none.
+        """
+        return run_query_arrow(self.path, self._connection, statement, parameters)
+
+    def prepare_queries(self) -> None:
+        """Make the log ready for anybody's queries: with today's views, whatever it was made with, and on all CPUs."""
+        with one_line(self.path):
+            prepare_queries(self._connection)
 
     def _one(self, statement: str) -> Any:
         with one_line(self.path):
@@ -308,7 +320,7 @@ def _upgrade(connection: duckdb.DuckDBPyConnection, number: int) -> None:
     connection.execute("BEGIN")
     try:
         upgrade_tables(connection, number)
-        connection.execute(sql("views.sql"))
+        make_views(connection)
         connection.execute("UPDATE run SET format = ?", [FORMAT])
         connection.execute("COMMIT")
     except BaseException:

@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import duckdb
 import msgspec
@@ -13,9 +13,11 @@ import msgspec
 from matrix_py import _core
 from matrix_py.errors import ConfigError, LogLockedError, StoreError
 from matrix_py.store import frames, meeting
+from matrix_py.store.asking import Parameters, as_arrow
 from matrix_py.store.connection import first_line
 from matrix_py.store.frames import DEFAULT_MAX_ROWS, DEFAULT_TIMEOUT_S, MAX_ROWS, MAX_TIMEOUT_S, CutOffError, Failure, Header, Request
 from matrix_py.store.log import Log, decode_record
+from matrix_py.store.together import LogsTogether
 from matrix_py.types import RunRecord
 
 # How long the writer may be silent beyond the time that a query has.
@@ -27,6 +29,8 @@ _RETRY_S = 0.05
 # A run may end and be resumed while a reader waits.
 _HANDOVERS = 4
 _PARAMETERS = (type(None), bool, int, float, str, bytes)
+
+_T = TypeVar("_T")
 
 
 class ReadableLog(Protocol):
@@ -48,11 +52,22 @@ class ReadableLog(Protocol):
     def writer_pid(self) -> int | None:
         """The process that writes the log while it is read; None where nobody does."""
 
-    def query(self, statement: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(self, statement: str, parameters: Parameters = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run one SQL statement and return the column names and all rows.
+
+        Args:
+            statement: in DuckDB's SQL.
+            parameters: what `?` in it stands for, in order; or what `$name` stands for, by name.
 
         Raises:
             StoreError: the statement fails, or there is no whole answer.
+        """
+
+    def query_arrow(self, statement: str, parameters: Parameters = ()) -> _core.ArrowTable:
+        """Run one SQL statement and return its rows as Arrow: for `pyarrow.table`, `polars.DataFrame` or `pandas.DataFrame.from_arrow`.
+
+        Raises:
+            StoreError: the statement fails, or there is none, or there is no whole answer.
         """
 
     def close(self) -> None:
@@ -63,11 +78,15 @@ class ReadableLog(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
-def open_for_reading(path: Path, *, max_rows: int = DEFAULT_MAX_ROWS, timeout_s: float = DEFAULT_TIMEOUT_S) -> ReadableLog:
+def open_for_reading(
+    path: Path, *, others: Sequence[Path] = (), max_rows: int = DEFAULT_MAX_ROWS, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> ReadableLog:
     """Open a log for reading; where a run writes it just now, by asking that run.
 
     Args:
         path: the log.
+        others: logs to query together with it: the tables and views of the first of them begin with `b.`, those of the next with `c.`,
+            and so on. No run may be writing any of them.
         max_rows: of a running run's answer to a query, the most rows; more are an error. Of a file there is no limit.
         timeout_s: for which a running run may work on a query, in seconds.
 
@@ -81,6 +100,8 @@ def open_for_reading(path: Path, *, max_rows: int = DEFAULT_MAX_ROWS, timeout_s:
         raise ConfigError(f"--max-rows is {max_rows}: give 1 to {MAX_ROWS}")
     if not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise ConfigError(f"--timeout is {timeout_s:g}: give seconds, more than 0 and at most {MAX_TIMEOUT_S:g}")
+    if others:
+        return LogsTogether([path, *others])
     return _open(path, max_rows, timeout_s, wait_s=None)
 
 
@@ -88,7 +109,7 @@ def _open(path: Path, max_rows: int, timeout_s: float, *, wait_s: float | None) 
     end = None if wait_s is None else time.monotonic() + wait_s
     while True:
         try:
-            return Log.open(path, read_only=True)
+            return _prepared(Log.open(path, read_only=True))
         except LogLockedError:
             try:
                 return LiveLog(path, max_rows=max_rows, timeout_s=timeout_s)
@@ -123,18 +144,39 @@ class LiveLog:
         self._memory: duckdb.DuckDBPyConnection | None = None
         # What takes its place when the run has ended.
         self._file: Log | None = None
-        _, rows = self._ask("SELECT format, run_id, config, execution FROM run", ())
+        _, content = self._ask("SELECT format, run_id, config, execution FROM run", ())
+        rows = self._read(content, _rows)
         self.format, self.record = decode_record(path, rows[0] if rows else None)
 
-    def query(self, statement: str, parameters: Sequence[object] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(self, statement: str, parameters: Parameters = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Have the writer run one SELECT, and return the column names and all rows.
 
         Raises:
             StoreError: the statement fails or is refused, takes too long, or has more rows than are allowed.
         """
+        answer = self._answer(statement, parameters)
+        if isinstance(answer, Log):
+            return answer.query(statement, parameters)
+        columns, content = answer
+        return columns, self._read(content, _rows)
+
+    def query_arrow(self, statement: str, parameters: Parameters = ()) -> _core.ArrowTable:
+        """Have the writer run one SELECT, and return its rows as Arrow.
+
+        Raises:
+            StoreError: as for `query`.
+        """
+        answer = self._answer(statement, parameters)
+        if isinstance(answer, Log):
+            return answer.query_arrow(statement, parameters)
+        # Once through DuckDB: types that Arrow does not have come here under names of DuckDB's own.
+        return self._read(answer[1], as_arrow)
+
+    def _answer(self, statement: str, parameters: Parameters) -> Log | tuple[list[str], bytes]:
+        """Return the writer's answer, column names and an Arrow stream; or the log itself, if nobody writes it any more."""
         for _ in range(_HANDOVERS):
             if self._file is not None:
-                return self._file.query(statement, parameters)
+                return self._file
             try:
                 return self._ask(statement, parameters)
             except CutOffError:
@@ -158,8 +200,9 @@ class LiveLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, statement: str, parameters: Sequence[object]) -> tuple[list[str], list[tuple[Any, ...]]]:
-        for value in parameters:
+    def _ask(self, statement: str, parameters: Parameters) -> tuple[list[str], bytes]:
+        given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+        for value in given.values() if isinstance(given, dict) else given:
             if not isinstance(value, _PARAMETERS):
                 raise StoreError(
                     f"SQL on {self.path}: a parameter is a {type(value).__name__}: while a run writes the log, give numbers or text"
@@ -169,7 +212,7 @@ class LiveLog:
                 Request(
                     log=os.fspath(self.path),
                     statement=statement,
-                    parameters=list(parameters),
+                    parameters=given,
                     max_rows=self._max_rows,
                     timeout_s=self._timeout_s,
                 )
@@ -194,7 +237,7 @@ class LiveLog:
             time.sleep(_RETRY_S)
         if failure is not None:
             raise StoreError(f"SQL on {self.path}: {self._reason(failure)}")
-        return header.columns, self._rows(content)
+        return header.columns, content
 
     def _exchange(self, request: bytes) -> tuple[Header, Failure | None, bytes]:
         connection = meeting.connect(self.path, timeout_s=_GRACE_S)
@@ -222,12 +265,12 @@ class LiveLog:
                     case _:
                         return header, None, bytes(content)
 
-    def _rows(self, content: bytes) -> list[tuple[Any, ...]]:
+    def _read(self, content: bytes, take: Callable[[duckdb.DuckDBPyRelation], _T]) -> _T:
         if self._memory is None:
             self._memory = duckdb.connect(":memory:", config={"threads": 1})
         try:
-            return self._memory.from_arrow(_core.ipc_decode(content)).fetchall()
-        except duckdb.Error as error:
+            return take(self._memory.from_arrow(_core.ipc_decode(content)))
+        except (duckdb.Error, StoreError) as error:
             raise StoreError(f"SQL on {self.path}: {first_line(error)}") from error
 
     def _reason(self, failure: Failure) -> str:
@@ -246,3 +289,16 @@ class LiveLog:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+
+
+def _prepared(log: Log) -> Log:
+    try:
+        log.prepare_queries()
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def _rows(relation: duckdb.DuckDBPyRelation) -> list[tuple[Any, ...]]:
+    return relation.fetchall()
