@@ -18,8 +18,8 @@ from matrix_py.store.connection import first_line
 COMMIT_INTERVAL_S = 0.08
 # After so many commits, their times are written, with the rows of the next.
 _NOTED_COMMITS = 8
-# A text that the log has is not written again, nor one twice from a batch.
-_NEW_TEXTS = "INSERT INTO texts SELECT DISTINCT hash, text FROM batch ANTI JOIN texts USING (hash)"
+# A text that the log has is not written again, nor one twice from a batch; for an event log that does not know which those are.
+_NEW_TEXTS = "INSERT INTO texts SELECT DISTINCT hash, text FROM new_texts ANTI JOIN texts USING (hash)"
 _TABLES = ("texts", "scenes", "completions", "events")
 # Rows that may wait for the writer before the run waits for it.
 MAX_PENDING_ROWS = 50_000
@@ -32,6 +32,7 @@ class Writer:
         """Start writing; `Log.writer` makes these."""
         self._path = path
         self._connection = connection
+        self._inserter = Inserter(connection)
         self._event_log = event_log
         self._session = session
         self._stop = threading.Event()
@@ -61,6 +62,7 @@ class Writer:
         """
         self._stop.set()
         self._thread.join()
+        self._inserter.close()
         self._connection.close()
         self._raise()
 
@@ -80,7 +82,7 @@ class Writer:
                 before, drained = drained, time.perf_counter()
                 rows = self._event_log.pending
                 note = self._insert_commits if len(self._done) >= _NOTED_COMMITS else None
-                if write(self._connection, self._event_log, note):
+                if self._inserter.write(self._event_log, note):
                     delay = time.perf_counter() - before
                     self._done.append((self._session, datetime.now(UTC).replace(tzinfo=None), rows, round(1e6 * delay)))
                     self.commits += 1
@@ -90,31 +92,66 @@ class Writer:
             self._error = error
 
     def _insert_commits(self) -> None:
-        for commit in self._done:
-            self._connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?)", commit)
-        self._done.clear()
+        if self._done:
+            columns = [list(column) for column in zip(*self._done, strict=True)]
+            self._connection.execute("INSERT INTO commits SELECT unnest($1), unnest($2), unnest($3), unnest($4)", columns)
+            self._done.clear()
 
 
-def write(connection: duckdb.DuckDBPyConnection, event_log: _core.EventLog, also: Callable[[], None] | None = None) -> bool:
-    """Commit everything buffered, and what `also` writes, in one transaction. False when nothing was buffered."""
-    batches = event_log.drain()
-    if batches is None:
-        return False
-    connection.execute("BEGIN")
-    try:
-        # In the order in which the event log hands its batches over. As relations: to register each costs as much again as to insert it.
-        for table, batch in zip(_TABLES, batches, strict=True):
-            if len(batch):
-                rows = connection.from_arrow(batch)
-                if table == "texts":
-                    rows.query("batch", _NEW_TEXTS)
-                else:
-                    rows.insert_into(table)
-        if also is not None:
-            also()
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):
-            connection.execute("ROLLBACK")
-        raise
-    return True
+class Inserter:
+    """Commits what an event log buffers, over one connection."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Use a connection, which stays the caller's."""
+        self._connection = connection
+        self._sources: dict[str, _Source] = {}
+
+    def write(self, event_log: _core.EventLog, also: Callable[[], None] | None = None) -> bool:
+        """Commit everything buffered, and what `also` writes, in one transaction. False when nothing was buffered."""
+        batches = event_log.drain()
+        if batches is None:
+            return False
+        # In the order in which the event log hands its batches over.
+        filled = [(table, batch) for table, batch in zip(_TABLES, batches, strict=True) if len(batch)]
+        for table, batch in filled:
+            self._put(table, batch)
+        self._connection.execute("BEGIN")
+        try:
+            for table, _ in filled:
+                # Once drained, for what is in the batch by then.
+                ask = table == "texts" and not event_log.knows_all_texts
+                self._connection.execute(_NEW_TEXTS if ask else f"INSERT INTO {table} FROM new_{table}")
+            if also is not None:
+                also()
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+        return True
+
+    def close(self) -> None:
+        """Let go of what the connection reads."""
+        for table in self._sources:
+            with contextlib.suppress(duckdb.Error):
+                self._connection.unregister(f"new_{table}")
+        self._sources.clear()
+
+    def _put(self, table: str, batch: _core.ArrowBatch) -> None:
+        """Let the connection read a batch as `new_TABLE`."""
+        if table in self._sources:
+            self._sources[table].batch = batch
+        else:
+            # Once and for all: to make it known each time takes as long as to insert it.
+            self._sources[table] = _Source(batch)
+            self._connection.register(f"new_{table}", self._sources[table])
+
+
+class _Source:
+    """What DuckDB reads under one name: the batch that is its turn."""
+
+    def __init__(self, batch: _core.ArrowBatch) -> None:
+        self.batch = batch
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self.batch.__arrow_c_stream__(requested_schema)
