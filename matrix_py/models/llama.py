@@ -20,7 +20,7 @@ from matrix_py.types import KvType
 
 
 class _Library:
-    """llama_cpp's functions. Only an engine needs them, and to import them takes as long as all the rest: so that is done at the first use."""
+    """llama_cpp's functions. Only an engine needs them, and importing them takes as long as all the rest: it is done at the first use."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(_loaded(), name)

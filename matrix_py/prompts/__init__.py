@@ -89,7 +89,7 @@ class _Layout:
         return "".join([*(text for text, _ in self.places), self.end])
 
     def fill(self, values: Mapping[str, Value]) -> list[tuple[str, bool]]:
-        """Return the segments, none of them empty, no two trusted side by side. Each line of a value is one, and trusted new lines part them."""
+        """Return the segments, none of them empty, no two trusted side by side. Trusted new lines part the lines of a value."""
         segments: list[tuple[str, bool]] = []
         own = ""
         for text, name in self.places:
