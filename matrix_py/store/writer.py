@@ -1,8 +1,9 @@
-"""What a run buffers, committed: one thread, one connection, one transaction every `COMMIT_INTERVAL_S` seconds."""
+"""What a run buffers, committed: one thread, one connection, and as few transactions as let a row be in the file within `MAX_DELAY_S`."""
 
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +14,11 @@ from matrix_py import _core
 from matrix_py.errors import StoreError
 from matrix_py.store.connection import first_line
 
-# A commit takes some milliseconds of a CPU, and on a busy machine tens of milliseconds: more often would cost the model's threads more, and
-# less often would let a crash lose more than a quarter of a second.
-COMMIT_INTERVAL_S = 0.08
+# A commit takes some milliseconds of a CPU, whatever is in it, and on a busy machine tens of milliseconds. So the next begins as late as it
+# may, by how long the slowest of the latest took, for a crash to lose no more than a quarter of a second.
+MAX_DELAY_S = 0.22
+_LATEST_COMMITS = 32
+_LEAST_WAIT_S = 0.05
 # After so many commits, their times are written, with the rows of the next.
 _NOTED_COMMITS = 8
 # A text that the log has is not written again, nor one twice from a batch; for an event log that does not know which those are.
@@ -51,7 +54,7 @@ class Writer:
             StoreError: the writer failed; nothing is written any more.
         """
         while self._error is None and self._event_log.pending > MAX_PENDING_ROWS:
-            time.sleep(COMMIT_INTERVAL_S)
+            time.sleep(_LEAST_WAIT_S)
         self._raise()
 
     def close(self) -> None:
@@ -76,14 +79,18 @@ class Writer:
         try:
             stopping = False
             drained = time.perf_counter()
+            latest_s: deque[float] = deque([0.0], _LATEST_COMMITS)
             while not stopping:
-                stopping = self._stop.wait(COMMIT_INTERVAL_S)
+                due = drained + MAX_DELAY_S - max(latest_s)
+                stopping = self._stop.wait(max(due - time.perf_counter(), _LEAST_WAIT_S))
                 # What is buffered came after the last drain: a row waits no longer than from there to the commit's end.
                 before, drained = drained, time.perf_counter()
                 rows = self._event_log.pending
                 note = self._insert_commits if len(self._done) >= _NOTED_COMMITS else None
                 if self._inserter.write(self._event_log, note):
-                    delay = time.perf_counter() - before
+                    now = time.perf_counter()
+                    latest_s.append(now - drained)
+                    delay = now - before
                     self._done.append((self._session, datetime.now(UTC).replace(tzinfo=None), rows, round(1e6 * delay)))
                     self.commits += 1
                     self.max_delay_s = max(self.max_delay_s, delay)
