@@ -5,6 +5,7 @@ a changed prompt or a changed scene would have asked or concluded otherwise show
 """
 
 import contextlib
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -241,9 +242,21 @@ def _replay(log: Log, job: _Job, prompts: Prompts, on_progress: Callable[[Counts
         complete=log.recorded_root() is not None,
         on_progress=(lambda counts, _: on_progress(counts)) if on_progress else None,
     )
-    counts = pump.run(log.scenes(start=job.start, stop=job.stop))
+    with _collecting_seldom():
+        counts = pump.run(log.scenes(start=job.start, stop=job.stop))
     causes = Causes(log, prompts)
     return _Part(counts.scenes, counts.turns, [causes.explain(error) for error in counts.divergences], counts.errors)
+
+
+@contextlib.contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Let Python look for cycles seldom: scenes that are done with leave none, and a page of stored ones is many objects."""
+    before = gc.get_threshold()
+    gc.set_threshold(20_000, 50, *before[2:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _todays_prompts(log: Log, given: Path | None, notes: list[str]) -> Prompts:
