@@ -300,8 +300,19 @@ class EventLog:
     (milliseconds).
     """
 
-    def __new__(cls) -> Self:
-        """Make an empty log."""
+    def __new__(cls, *, max_known_texts: int = 917504) -> Self:
+        """Make an empty log.
+
+        Args:
+            max_known_texts: texts that it remembers; after so many it starts anew. By default, they take 35 MB.
+        """
+
+    def know_texts(self, hashes: Iterable[bytes]) -> None:
+        """Take the hashes of all texts that the file holds, before any text is buffered: then none of them is handed over again."""
+
+    @property
+    def knows_all_texts(self) -> bool:
+        """Whether every text that is buffered is new to the file, by what `know_texts` was given. Once false, it stays so."""
 
     def open(self, scene: bytes, stored: int = 0) -> None:
         """Begin a scene's hash chain.
@@ -377,7 +388,7 @@ class EventLog:
     def text(self, text: str) -> bytes:
         """Buffer a text, unless it was buffered before, and return its address: the hash of its UTF-8 bytes (32 bytes).
 
-        It remembers 65,536 texts, then starts anew: the writer may be handed a text twice.
+        Once it has started anew, the writer may be handed a text twice.
         """
 
     @property

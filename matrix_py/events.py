@@ -263,7 +263,7 @@ class ResponseSummarised(Event, frozen=True):
 
 def encode(event: Event) -> bytes:
     """Return the canonical payload of an event: compact JSON, UTF-8; first its kind and the version of its fields."""
-    text = msgspec.json.encode(event, enc_hook=_plain)
+    text = _ENCODER.encode(event)
     kind_end = len(b'{"kind":""') + len(type(event).__name__)
     return b'%s,"v":%d%s' % (text[:kind_end], event.version, text[kind_end:])
 
@@ -273,3 +273,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, str):
         return str(value)
     raise NotImplementedError(f"an event holds a {type(value).__name__}: use integers, booleans, strings and lists of these")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from matrix_py import _core
-from matrix_py.errors import DivergenceError, EngineError, MatrixError, RequestError
+from matrix_py.errors import DivergenceError, EngineError, MatrixError, RequestError, SceneError
 from matrix_py.events import Event, ReplyFlawed, SceneEnd, SceneFinished, SceneStarted, TurnFellBack, encode
 from matrix_py.prompts import Prompts
 from matrix_py.scene.context import Done, OnTurn, Scene, SceneFunction, TurnFailed
@@ -94,6 +94,10 @@ class _OpenScene:
         error = self.divergence or self.scene.misuse
         if error is not None:
             raise error
+
+
+def _left(event: Event) -> None:
+    raise SceneError(f"{type(event).__name__} is emitted after the end of its scene")
 
 
 class Pump:
@@ -353,6 +357,8 @@ class Pump:
         self._log.close(scene)
         with contextlib.suppress(Exception):
             open_scene.coroutine.close()
+        # A scene knows who takes its events, and that knows the scene: without this, each waits for the garbage collector.
+        open_scene.scene.swap_emit(_left)
 
     def _submit(self) -> None:
         if not self._asked or self._answerer is None:

@@ -168,8 +168,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     execution: Execution
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     """An event as the log holds it."""
 
     payload: str

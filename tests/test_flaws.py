@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from matrix_py.scene.flaws import clean, find_flaw
+from matrix_py.scene.flaws import _REFUSAL, clean, find_flaw, refuses
 
 ENGLISH = "How do I ask my landlord to repair the heating before winter?"
 CHINESE = "冬天快到了，我应该怎样请房东修理暖气呢？"
@@ -450,6 +450,11 @@ def test_what_a_role_may_say_has_no_flaw(text: str) -> None:
 @pytest.mark.parametrize("text", CHINESE_LINES)
 def test_what_a_role_may_say_in_chinese_has_no_flaw(text: str) -> None:
     assert in_world(text, CHINESE) is None
+
+
+@given(st.from_regex(rf"\A(?:{_REFUSAL.pattern})", alphabet=st.characters(codec="utf-8")))
+def test_no_way_to_refuse_is_passed_over_for_its_words(text: str) -> None:
+    assert refuses(text, [0])
 
 
 def test_a_refusal_far_from_the_start_is_part_of_the_story() -> None:

@@ -285,16 +285,36 @@ class TestWriting:
     def test_a_text_is_stored_once_although_the_event_log_forgets(self, tmp_path: Path) -> None:
         # Given more texts than an event log remembers, the first of them again at the end, all in one commit
         path = tmp_path / "run.duckdb"
-        event_log = _core.EventLog()
-        for number in range(70_000):
+        event_log = _core.EventLog(max_known_texts=7_000)
+        for number in range(7_001):
             event_log.text(f"{number}")
         event_log.text("0")
-        assert event_log.pending == 70_001
+        assert event_log.pending == 7_002
 
         with make_log(path, ["Why?"]) as log:
             log.writer(event_log).close()
 
-        assert plain_sql(path, "SELECT count(*), count(DISTINCT hash) FROM texts") == [(70_001, 70_001)]
+        assert plain_sql(path, "SELECT count(*), count(DISTINCT hash) FROM texts") == [(7_002, 7_002)]
+
+    @pytest.mark.parametrize("max_known_texts", [100, 30, 8, 1])
+    def test_a_text_is_stored_once_in_any_session_however_little_is_remembered(self, tmp_path: Path, max_known_texts: int) -> None:
+        path = tmp_path / "run.duckdb"
+        with make_log(path, ["Why?"]) as log:
+            for session in range(3):
+                # Given what the file holds by now, which may be more than is remembered
+                event_log = _core.EventLog(max_known_texts=max_known_texts)
+                writer = log.writer(event_log)
+                assert event_log.knows_all_texts == (max_known_texts > 20 * session)
+
+                # When texts of before and new ones are said, and said again in a later commit
+                for _ in range(2):
+                    for number in range(20 * (session + 1)):
+                        event_log.text(f"{number}")
+                    while event_log.pending:
+                        time.sleep(0.01)
+                writer.close()
+
+        assert plain_sql(path, "SELECT count(*), count(DISTINCT text) FROM texts") == [(61, 61)]
 
     def test_the_run_waits_where_the_writer_is_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("matrix_py.store.writer.MAX_PENDING_ROWS", 10)

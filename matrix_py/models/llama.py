@@ -2,26 +2,40 @@
 
 The `Llama` class is not used: it evaluates one sequence at a time, and its finalisers free what Rust still holds. Importing `llama_cpp`
 installs a Python log callback, which takes the GIL on whatever native thread logs and so can deadlock; this module replaces it with the
-core's at once, so import llama_cpp through here.
+core's at once, so use llama_cpp through here.
 """
 
 import ctypes
 import os
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-
-import llama_cpp.llama_cpp as _llama  # the variable above is read when the library is loaded
-
 from matrix_py import _core
 from matrix_py.errors import ConfigError, ModelError
 from matrix_py.types import KvType
 
-_llama.llama_log_set(ctypes.cast(_core.log_callback_address(), _llama.llama_log_callback), ctypes.c_void_p(0))
+
+class _Library:
+    """llama_cpp's functions. Only an engine needs them, and importing them takes as long as all the rest: it is done at the first use."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_loaded(), name)
+
+
+@cache
+def _loaded() -> Any:
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # read when the library is loaded
+    import llama_cpp.llama_cpp as library
+
+    library.llama_log_set(ctypes.cast(_core.log_callback_address(), library.llama_log_callback), ctypes.c_void_p(0))
+    return library
+
+
+_llama = _Library()
 
 LLAMA_CPP_VERSION = version("llama-cpp-python")
 _FLASH_ATTENTION_OFF = 0

@@ -10,19 +10,19 @@ The prompts that all scenes share lie in this folder, those of a scene in the fo
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import msgspec
 
 from matrix_py._core import Sampling, blake3
 from matrix_py.errors import ConfigError, MatrixError
-from matrix_py.models.chat import ChatTemplate, Message, Segment, merge
+from matrix_py.models.chat import ChatTemplate, Message, Piece, Segment
 from matrix_py.types import TurnSettings
 
 SETTINGS_FILE = "settings.toml"
@@ -40,7 +40,6 @@ _MESSAGE = re.compile(r"^--- *(\w+) *$", re.MULTILINE)
 # Doubled braces first: what they enclose is no include.
 _INCLUDE = re.compile(r"\{\{|\{> *(\w+) *\}")
 _FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}|[{}]")
-_NEW_LINE = Segment("\n", trusted=True)
 
 # What a field is filled with: a text, or lines, each of which becomes a segment of its own. So a list that grows is stored once a line,
 # and a prompt that continues another begins with the very same tokens.
@@ -58,6 +57,56 @@ class _Prompt:
     prefill: _Parts
     retry: _Parts | None
     fields: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A prompt's messages as the template places them.
+
+    Attributes:
+        places: of each field in order, the trusted text between the one before and it, and its name.
+        end: the trusted text after the last.
+    """
+
+    places: tuple[tuple[str, str], ...]
+    end: str
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> Self:
+        """Join what is trusted between fields."""
+        places, text = [], ""
+        for piece in pieces:
+            if isinstance(piece, Segment):
+                text += piece.text
+            else:
+                places.append((text, piece))
+                text = ""
+        return cls(tuple(places), text)
+
+    @property
+    def wording(self) -> str:
+        """All trusted text."""
+        return "".join([*(text for text, _ in self.places), self.end])
+
+    def fill(self, values: Mapping[str, Value]) -> list[tuple[str, bool]]:
+        """Return the segments, none of them empty, no two trusted side by side. Trusted new lines part the lines of a value."""
+        segments: list[tuple[str, bool]] = []
+        own = ""
+        for text, name in self.places:
+            own += text
+            value = values[name]
+            for place, line in enumerate((value,) if isinstance(value, str) else value):
+                if place:
+                    own += "\n"
+                if line:
+                    if own:
+                        segments.append((own, True))
+                        own = ""
+                    segments.append((line, False))
+        own += self.end
+        if own:
+            segments.append((own, True))
+        return segments
 
 
 class Prompts:
@@ -98,7 +147,8 @@ class Prompts:
             self._prompts[kind] = _parse(name, _included(name, files))
         self._most_tokens = None if context is None else max(context // _CONTEXT_SHARE, 1)
         # By kind, and whether it is for a later attempt.
-        self._layouts: dict[tuple[str, bool], _Parts] = {}
+        self._layouts: dict[tuple[str, bool], _Layout] = {}
+        self._wordings: dict[tuple[str, bool], str] = {}
         # Of turns under forms; most forms come up again, those of a list of names within their scene.
         self._bound: dict[tuple[str, str | None, int, tuple[str, ...]], Sampling] = {}
         self._sampling = {kind: self._make_sampling(kind, None, 1, ()) for kind in settings}
@@ -153,8 +203,8 @@ class Prompts:
         """Return the hash of all that a turn of that kind is rendered with, except the scene's values."""
         return self._template_hashes[kind]
 
-    def render(self, kind: str, values: Mapping[str, Value], *, retry: bool = False) -> list[Segment]:
-        """Return the segments of a turn of that kind; with `retry`, under the prefill for later attempts.
+    def render(self, kind: str, values: Mapping[str, Value], *, retry: bool = False) -> list[tuple[str, bool]]:
+        """Return the segments of a turn of that kind, each with whether it is trusted; with `retry`, under the prefill for later attempts.
 
         Raises:
             ConfigError: the prompt names a value that the scene does not give.
@@ -166,18 +216,24 @@ class Prompts:
             raise ConfigError(
                 f"{kind}.txt uses {{{min(missing)}}}, which this scene does not give: it gives {', '.join(sorted(values)) or 'nothing'}"
             )
-        if (kind, retry) not in self._layouts:
-            self._layouts[kind, retry] = self._layout(kind, retry=retry)
-        return merge(_filled(self._layouts[kind, retry], values))
+        return self._layout(kind, retry=retry).fill(values)
 
-    def _layout(self, kind: str, *, retry: bool) -> _Parts:
+    def wording(self, kind: str, *, retry: bool = False) -> str:
+        """Return all trusted text of a turn of that kind, without what stands between the lines of its values."""
+        if (kind, retry) not in self._wordings:
+            self._wordings[kind, retry] = self._layout(kind, retry=retry).wording
+        return self._wordings[kind, retry]
+
+    def _layout(self, kind: str, *, retry: bool) -> _Layout:
         """Place a prompt's messages once for all its turns: only the values differ."""
-        prompt = self._prompts[kind]
-        system = self._system_of(kind)
-        messages = [Message("system", (Segment(system, trusted=True),))] if system else []
-        messages += [Message(role, parts) for role, parts in prompt.messages]
-        prefill = prompt.retry if retry and prompt.retry is not None else prompt.prefill
-        return tuple(self.template.place(messages, prefill=prefill))
+        if (kind, retry) not in self._layouts:
+            prompt = self._prompts[kind]
+            system = self._system_of(kind)
+            messages = [Message("system", (Segment(system, trusted=True),))] if system else []
+            messages += [Message(role, parts) for role, parts in prompt.messages]
+            prefill = prompt.retry if retry and prompt.retry is not None else prompt.prefill
+            self._layouts[kind, retry] = _Layout.of(self.template.place(messages, prefill=prefill))
+        return self._layouts[kind, retry]
 
     def _known(self, kind: str) -> None:
         if kind not in self.settings:
@@ -355,18 +411,3 @@ def _fields(name: str, body: str) -> _Parts:
             raise ConfigError(f"{name} has a single {found.group()!r}: write {found.group() * 2!r} for a brace")
     parts.append(Segment(text + body[at:], trusted=True))
     return tuple(part for part in parts if isinstance(part, str) or part.text)
-
-
-def _filled(parts: _Parts, values: Mapping[str, Value]) -> Iterator[Segment]:
-    for part in parts:
-        if isinstance(part, Segment):
-            yield part
-            continue
-        value = values[part]
-        if isinstance(value, str):
-            yield Segment(value, False)
-            continue
-        for place, line in enumerate(value):
-            if place:
-                yield _NEW_LINE
-            yield Segment(line, False)

@@ -4,11 +4,16 @@ The code and the prompts are those of today; chat template, system prompt, seed 
 a changed prompt or a changed scene would have asked or concluded otherwise shows as a divergence.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import contextlib
+import gc
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -91,10 +96,10 @@ class _Part:
 
 
 class Workers:
-    """Processes that replay shares of a log. They start when a log is long enough, and stay for the next."""
+    """Processes that replay shares of a log, beside this one. They start when a log is long enough, and stay for the next."""
 
     def __init__(self, jobs: int | None = None) -> None:
-        """Allow `jobs` processes; by default one a CPU.
+        """Allow `jobs` processes, this one among them; by default one a CPU.
 
         Raises:
             ConfigError: `jobs` is less than 1.
@@ -104,12 +109,39 @@ class Workers:
             raise ConfigError(f"--jobs is {jobs}: give at least 1")
         self._pool: ProcessPoolExecutor | None = None
 
-    def map(self, jobs: list[_Job]) -> Iterator[_Part]:
-        """Yield the parts in the order of the jobs."""
+    def each(self, jobs: Sequence[_Job], own: Callable[[_Job], _Part]) -> Iterator[tuple[int, _Part]]:
+        """Yield the number of each job and what came of it, as they are done; those of this process are done by `own`."""
         if self._pool is None:
             # Not forked: DuckDB and the core have threads.
-            self._pool = ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn"))
-        yield from self._pool.map(_replay_share, jobs)
+            self._pool = ProcessPoolExecutor(self.jobs - 1, mp_context=get_context("spawn"))
+        pool = self._pool
+        waiting, done = deque(enumerate(jobs)), SimpleQueue[tuple[int, Future[_Part]]]()
+
+        def give() -> None:
+            """Give the next job to a process that has none: at the end, none waits behind another's."""
+            with contextlib.suppress(IndexError):
+                number, job = waiting.popleft()
+                pool.submit(_replay_share, job).add_done_callback(partial(take, number))
+
+        def take(number: int, future: Future[_Part]) -> None:
+            give()
+            done.put((number, future))
+
+        try:
+            for _ in range(self.jobs - 1):
+                give()
+            left = len(jobs)
+            while left:
+                try:
+                    number, job = waiting.popleft()
+                except IndexError:
+                    number, future = done.get()
+                    yield number, future.result()
+                else:
+                    yield number, own(job)
+                left -= 1
+        finally:
+            waiting.clear()
 
     def close(self) -> None:
         """End the processes."""
@@ -156,10 +188,15 @@ def replay(
         if workers is None or workers.jobs == 1 or num_scenes < _WORTH_A_PROCESS:
             done = _replay(log, whole, prompts, (lambda counts: on_progress(counts, num_scenes)) if on_progress else None)
         else:
-            for part in workers.map([replace(whole, start=start, stop=stop) for start, stop in log.shares(_SHARE)]):
-                done.add(part)
+            shares = [replace(whole, start=start, stop=stop) for start, stop in log.shares(_SHARE)]
+            parts: dict[int, _Part] = {}
+            for number, part in workers.each(shares, lambda share: _replay(log, share, prompts, None)):
+                parts[number] = part
                 if on_progress is not None:
-                    on_progress(Counts(completed=done.scenes, turns=done.turns), num_scenes)
+                    so_far = parts.values()
+                    on_progress(Counts(completed=sum(p.scenes for p in so_far), turns=sum(p.turns for p in so_far)), num_scenes)
+            for _, part in sorted(parts.items()):
+                done.add(part)
         recorded_root, root = log.recorded_root(), log.root()
         problems: list[str] = []
         notes += [f"left open: {line}" for line in done.errors[:_MAX_NOTED]]
@@ -205,9 +242,21 @@ def _replay(log: Log, job: _Job, prompts: Prompts, on_progress: Callable[[Counts
         complete=log.recorded_root() is not None,
         on_progress=(lambda counts, _: on_progress(counts)) if on_progress else None,
     )
-    counts = pump.run(log.scenes(start=job.start, stop=job.stop))
+    with _collecting_seldom():
+        counts = pump.run(log.scenes(start=job.start, stop=job.stop))
     causes = Causes(log, prompts)
     return _Part(counts.scenes, counts.turns, [causes.explain(error) for error in counts.divergences], counts.errors)
+
+
+@contextlib.contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Let Python look for cycles seldom: scenes that are done with leave none, and a page of stored ones is many objects."""
+    before = gc.get_threshold()
+    gc.set_threshold(20_000, 50, *before[2:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _todays_prompts(log: Log, given: Path | None, notes: list[str]) -> Prompts:

@@ -8,6 +8,7 @@ import contextlib
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -35,6 +36,8 @@ _T = TypeVar("_T")
 _USABLE = frozenset({"assistant", "language", "loop"})
 # A terminal of a form that is a regular expression: a place that the model fills with words of its own.
 _PLACE = re.compile(r"^[A-Z_]+:.*/", re.MULTILINE)
+# A quote is a string like any other.
+_INPUTS = msgspec.json.Encoder(enc_hook=str)
 
 
 class TurnFailed(SceneError):
@@ -172,7 +175,7 @@ class Scene:
             if completion.outcome == "too_long":
                 raise TurnTooLong(f"the prompt of turn {path} leaves no room in the context")
             # A model may answer in the language of the instruction, or in that of the prompt.
-            like = self.instruction, "".join([text for text, trusted in segments if trusted])
+            like = self.instruction, self.prompts.wording(kind, retry=attempt > 1)
             text, flaw = self._examine(turn, completion, form, speakers, like=like, in_world=settings.system == "writer")
             reply = Reply(Quote(text, [turn.name]), fell_back=False, finish=completion.finish)
             if flaw is None and completion.outcome == "text":
@@ -219,16 +222,18 @@ class Scene:
         return text, find_flaw(text, like=like, in_world=in_world, cuts=cuts)
 
     def _completed(self, turn: _core.Turn, completion: _core.Completion, values: Mapping[str, Value], form: str | None) -> TurnCompleted:
-        used = {name: [value] if isinstance(value, str) else list(value) for name, value in sorted(values.items())}
-        used = {name: lines for name, lines in used.items() if name in self.prompts.fields(turn.kind)}
+        used: dict[str, Sequence[str]] = {}
+        for name in sorted(self.prompts.fields(turn.kind)):
+            value = values[name]
+            used[name] = [value] if isinstance(value, str) else list(value)
         return TurnCompleted(
             path=turn.path,
             attempt=turn.attempt,
             turn=turn.kind,
             request=turn.request.hex(),
             template=self.prompts.template_hash(turn.kind).hex(),
-            inputs=_core.blake3(msgspec.json.encode([used, form or ""], enc_hook=str)).hex(),
-            reads=turns_of(*(line for lines in used.values() for line in lines)),
+            inputs=_core.blake3(_INPUTS.encode([used, form or ""])).hex(),
+            reads=turns_of(*chain.from_iterable(used.values())),
             outcome=completion.outcome,
             finish=completion.finish,
             text=_core.blake3(completion.text.encode()).hex(),

@@ -104,13 +104,22 @@ def find_flaw_in_form(text: str, *, like: tuple[str, ...]) -> Flaw | None:
 
 def sentences(text: str) -> tuple[str, list[int]]:
     """Return a text as the patterns read it, in lower case and without what is quoted, and where its sentences begin."""
-    said = _SPACES.sub(" ", _QUOTED.sub('"', text.translate(_APOSTROPHES).lower())).strip()
-    return said, [start.end() for start in _SENTENCE_START.finditer(said)]
+    said = _QUOTED.sub('"', text.translate(_APOSTROPHES).lower())
+    # What can be printed has no white space but plain spaces.
+    if "  " in said or not said.replace("\n", " ").isprintable():
+        said = _SPACES.sub(" ", said)
+    said = said.strip()
+    first = _FIRST_START.match(said)
+    start = first.end() if first else 0
+    return said, [start, *(start.end() for start in _SENTENCE_START.finditer(said, start))]
 
 
 def refuses(said: str, starts: Sequence[int]) -> bool:
     """Whether a text refuses as assistants do. It is given as `sentences` returns it."""
-    return bool(_ONLY_OPENER.fullmatch(said)) or any(_REFUSAL.match(said, start) for start in starts if start < _HEAD)
+    if _ONLY_OPENER.fullmatch(said):
+        return True
+    # Most texts have no word of any refusal, and to look for those is a tenth of the work.
+    return any(word in said for word in _REFUSING) and any(_REFUSAL.match(said, start) for start in starts if start < _HEAD)
 
 
 def speaks_as_assistant(said: str, starts: Sequence[int]) -> bool:
@@ -140,6 +149,11 @@ def _end_before_loop(text: str) -> int:
     """Return where the first occurrence of the phrase ends that the text ends in again and again; without a loop, its length."""
     packed = "".join(text.split())
     back, size = packed[::-1], len(packed)
+    # A loop holds at least so many letters, and three quarters of them stand a period away again: most texts have no such place.
+    least = _LOOP_BYTES if text.isascii() else _LOOP_BYTES // 4
+    again = back.find(back[: least - least // _TIMES], 1)
+    if not 0 < again <= size // _TIMES:
+        return len(text)
     first_letter = next((place for place, char in enumerate(back) if char.isalnum()), size)
     for period, reach in enumerate(_common_prefixes(back, size // _TIMES + 1)):
         length = period + reach
@@ -334,8 +348,14 @@ def _compile(patterns: Iterable[str]) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
+# Every refusal has one of these words.
+_REFUSING = (
+    "not", "n't", "unable", "decline", "refuse", "ethical", "responsible", "inappropriate", "my ", "nicht", "keine", "je ", "no puedo",
+    "no me es", "rechazar", "无法", "無法", "不能",
+)  # fmt: skip
 _REFUSAL = _compile(f"{_PARTS['LEAD']}({refusal})".replace("SORRY", sorry) for sorry, _, refusal in _REFUSALS.values())
 _ONLY_OPENER, _ANNOUNCEMENT, _VOICE = _compile(_OPENERS), _compile(_ANNOUNCEMENTS), _compile(_VOICES)
-_SENTENCE_START = re.compile(r"(?:\A|[.!?…\n。！？])[ *_(\[#>-]{0,6}")
+_FIRST_START = re.compile(r"[ *_(\[#>-]{0,6}")
+_SENTENCE_START = re.compile(r"[.!?…\n。！？][ *_(\[#>-]{0,6}")
 _QUOTED = re.compile(r'"[^"\n]*"?|“[^”\n]*”?|„[^“”\n]*[“”]?|«[^»\n]*»?|「[^」\n]*」?')
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ`´", "'"))

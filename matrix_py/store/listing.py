@@ -7,7 +7,7 @@ import duckdb
 from matrix_py import _core
 from matrix_py.errors import StoreError
 from matrix_py.store.connection import LOCK_HOLDER, connect, one_line
-from matrix_py.store.writer import write
+from matrix_py.store.writer import Inserter
 
 
 class SceneLister:
@@ -35,7 +35,9 @@ class SceneLister:
     def finish(self) -> None:
         """Number scenes with the same instruction and response, and write all of them."""
         self._flush()
-        event_log = _core.EventLog()
+        event_log, inserter = _core.EventLog(), Inserter(self._connection)
+        # A new log holds none.
+        event_log.know_texts([])
         cursor = self._connection.cursor()
         cursor.execute(
             "SELECT position, label, row, instruction, response, meta, "
@@ -55,7 +57,8 @@ class SceneLister:
                     response=response,
                     meta=meta,
                 )
-            write(self._connection, event_log)
+            inserter.write(event_log)
+        inserter.close()
         cursor.close()
 
     def _flush(self) -> None:

@@ -18,9 +18,9 @@ use crate::hash::Hash;
 use crate::payload::Payload;
 use crate::turn::{Completion, Turn};
 
-/// Texts remembered as already handed to the writer. Beyond this many the memory starts anew, and the writer, which knows what the file
-/// holds, drops the repetitions: memory stays bounded however long the run is.
-const KNOWN_TEXTS: usize = 1 << 16;
+/// Texts that are remembered as in the file, or on their way there, if no other number is wanted: as many as fit 35 MB. Beyond them the
+/// memory starts anew, and the writer, which can ask the file, drops the repetitions: memory stays bounded however long the run is.
+pub const MAX_KNOWN_TEXTS: usize = 7 << 17;
 
 /// Rows that the writer has to store in one transaction, in this order: no event without its completions.
 pub struct Batches {
@@ -31,11 +31,18 @@ pub struct Batches {
 }
 
 /// Sequences, hashes and buffers.
-#[derive(Default)]
 pub struct EventLog {
     chains: HashMap<Hash, OpenScene>,
     rows: Rows,
     known_texts: HashSet<Hash>,
+    max_known_texts: usize,
+    knows_all: bool,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self::new(MAX_KNOWN_TEXTS)
+    }
 }
 
 /// Buffered rows, with the times (microseconds since 1970) at which they came.
@@ -98,6 +105,35 @@ struct Recorded {
 }
 
 impl EventLog {
+    /// An empty log, which remembers at most so many texts.
+    #[must_use]
+    pub fn new(max_known_texts: usize) -> Self {
+        Self { chains: HashMap::new(), rows: Rows::default(), known_texts: HashSet::new(), max_known_texts, knows_all: false }
+    }
+
+    /// Texts that it remembers at most.
+    #[must_use]
+    pub fn max_known_texts(&self) -> usize {
+        self.max_known_texts
+    }
+
+    /// Remember the addresses of all texts that the file holds, before any is buffered: then none of them is handed over again.
+    pub fn know_texts(&mut self, held: impl IntoIterator<Item = Hash>) {
+        self.knows_all = self.rows.texts.is_empty();
+        for hash in held {
+            self.remember(hash);
+            if !self.knows_all {
+                break;
+            }
+        }
+    }
+
+    /// Whether all buffered texts are new to the file. Once it is false, it stays so.
+    #[must_use]
+    pub fn knows_all_texts(&self) -> bool {
+        self.knows_all
+    }
+
     /// Begin a scene's chain. Its first `stored` events are in the file already and will not be handed to the writer.
     ///
     /// # Errors
@@ -164,13 +200,21 @@ impl EventLog {
     }
 
     fn know(&mut self, hash: Hash, text: &str) -> Hash {
-        if self.known_texts.len() >= KNOWN_TEXTS {
-            self.known_texts.clear();
-        }
-        if self.known_texts.insert(hash) {
+        if self.remember(hash) {
             self.rows.texts.push((hash, text.to_owned()));
         }
         hash
+    }
+
+    /// Returns whether it is new.
+    fn remember(&mut self, hash: Hash) -> bool {
+        let new = self.known_texts.insert(hash);
+        if self.known_texts.len() > self.max_known_texts {
+            self.known_texts.clear();
+            self.known_texts.insert(hash);
+            self.knows_all = false;
+        }
+        new
     }
 
     /// Number of buffered rows.
@@ -379,5 +423,29 @@ mod tests {
         let batches = log.drain().into_batches().unwrap();
         assert_eq!((batches.texts.num_rows(), batches.completions.num_rows()), (1, 1));
         assert!(log.drain().into_batches().is_none());
+    }
+
+    #[test]
+    fn texts_that_the_file_holds_are_not_handed_over() {
+        let mut log = EventLog::new(3);
+        assert!(!log.knows_all_texts(), "what the file holds is not known");
+        log.know_texts([Hash::of(b"held")]);
+        log.text("held");
+        log.text("new");
+        assert_eq!((log.pending(), log.knows_all_texts()), (1, true));
+        log.text("third");
+        assert!(log.knows_all_texts());
+        log.text("one too many");
+        assert!(!log.knows_all_texts());
+        log.text("held");
+        assert_eq!(log.pending(), 4, "what is forgotten is handed over again");
+    }
+
+    #[test]
+    fn a_text_buffered_before_the_file_was_looked_at_may_be_in_it() {
+        let mut log = EventLog::default();
+        log.text("held");
+        log.know_texts([Hash::of(b"held")]);
+        assert!(!log.knows_all_texts());
     }
 }

@@ -12,7 +12,7 @@ use super::turn::{Completion, Turn};
 use crate::error::Error;
 use crate::event::Chain;
 use crate::hash::Hash;
-use crate::log::{EventLog, SceneRow};
+use crate::log::{EventLog, MAX_KNOWN_TEXTS, SceneRow};
 use crate::payload::Payload;
 
 fn panicked<T>(_: PoisonError<T>) -> PyErr {
@@ -47,8 +47,22 @@ pub(super) struct PyEventLog(pub(super) Mutex<EventLog>);
 #[pymethods]
 impl PyEventLog {
     #[new]
-    fn new() -> Self {
-        Self(Mutex::default())
+    #[pyo3(signature = (*, max_known_texts=MAX_KNOWN_TEXTS))]
+    fn new(max_known_texts: usize) -> Self {
+        Self(Mutex::new(EventLog::new(max_known_texts)))
+    }
+
+    fn know_texts(&self, hashes: &Bound<'_, PyAny>) -> PyResult<()> {
+        let most = self.0.lock().map_err(panicked)?.max_known_texts();
+        // Without the lock: who gives the hashes runs Python. One more than fit shows that they do not.
+        let hashes: Vec<Hash> = hashes.try_iter()?.take(most + 1).map(|hash| hash?.extract()).collect::<PyResult<_>>()?;
+        self.0.lock().map_err(panicked)?.know_texts(hashes);
+        Ok(())
+    }
+
+    #[getter]
+    fn knows_all_texts(&self) -> PyResult<bool> {
+        Ok(self.0.lock().map_err(panicked)?.knows_all_texts())
     }
 
     #[pyo3(signature = (scene, stored=0))]
