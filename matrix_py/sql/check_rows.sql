@@ -12,9 +12,11 @@ UNION ALL
 SELECT 'the scene is at position ' || position || ' of the input, where ' || expected || ' comes next', lower(hex(scene)), 0, NULL
 FROM (SELECT scene, position, row_number() OVER (ORDER BY position, rowid) - 1 AS expected FROM scenes) WHERE position != expected
 UNION ALL
--- Records keep the order of their input, whose place in it stands beside the position and is not hashed.
+-- Records keep the order of their input, whose place in it stands beside the position and is not hashed. What was merged, and forks of it,
+-- may have several inputs of one label.
 SELECT 'the scene stands before one that came earlier in its input', lower(hex(scene)), 0, NULL
-FROM (SELECT scene, row, lead(row) OVER (PARTITION BY label ORDER BY position) AS next FROM scenes) WHERE row > next
+FROM (SELECT scene, row, lead(row) OVER (PARTITION BY label ORDER BY position) AS next FROM scenes)
+WHERE row > next AND EXISTS (FROM run WHERE coalesce(json_array_length(execution, '$.merged_from'), 0) = 0 AND execution ->> 'parent' IS NULL)
 UNION ALL
 SELECT 'a completion is there ' || count(*) || ' times', lower(hex(scene)), NULL, path || if(attempt = 1, '', '#' || attempt)
 FROM completions GROUP BY scene, path, attempt HAVING count(*) > 1
