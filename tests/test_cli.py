@@ -499,7 +499,7 @@ class TestSql:
             assert process.stderr.read() == ""
 
 
-def test_the_demo_makes_simulates_shows_and_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_makes_simulates_shows_replays_forks_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a" / "demo"
 
     assert main(["demo", "--out", str(folder)]) == 0
@@ -514,7 +514,13 @@ def test_the_demo_makes_simulates_shows_and_replays(tmp_path: Path, capsys: pyte
     assert "not finished" not in shown.err
     # What it proposes to try next works.
     proposed = re.findall(r"^  matrix (.+)$", shown.out, re.MULTILINE)
-    assert len(proposed) == 3
+    assert len(proposed) == 5
+    # The fork has one role less.
+    assert re.search(r"^1 turns edited: roles 1$", shown.out, re.MULTILINE)
+    assert "B is a fork of A; turns that were edited: cast/roles (remove role), cast/public (remove role)\n" in shown.out
+    assert re.search(r"^roles removed +1\.00$", shown.out, re.MULTILINE)
+    assert "roles added" in shown.out.split("none: ")[1]
+    assert replay(folder / "fork.duckdb").identical
     for line in proposed:
         arguments = [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', line)]
         assert main(arguments) == 0

@@ -141,7 +141,8 @@ def diff(
 
 
 def _side(log: ComparedLog) -> Side:
-    config = log.record.config
+    config, execution = log.record.config, log.record.execution
+    edits = [] if execution.change is None else execution.change.edits
     return Side(
         run=str(log.path),
         run_id=log.record.run_id,
@@ -149,6 +150,8 @@ def _side(log: ComparedLog) -> Side:
         seed=config.seed,
         scenes=log.num_scenes,
         finished=log.num_finished,
+        parent="" if execution.parent is None else execution.parent.run_id,
+        edits=list(dict.fromkeys(f"{edit.at} ({edit.do.replace('_', ' ')})" for edit in edits)),
     )
 
 

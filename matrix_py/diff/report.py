@@ -48,6 +48,7 @@ _LEVELS = {
     "revision_characters": "characters of the revision",
 }
 _TEXTS = ("critique_a", "critique_b")
+_UNKNOWN = "[unknown]"
 
 
 def lines(found: Diff) -> list[str]:
@@ -56,13 +57,17 @@ def lines(found: Diff) -> list[str]:
     floor = "" if found.null is None else "; A and A2 in: " + ", ".join(_named(found.null_configuration))
     *before, last = _named(found.configuration)
     page += _wrapped("A and B differ in: ", [*before, last + floor])
+    if found.b.parent == found.a.run_id:
+        page += _wrapped("B is a fork of A; turns that were edited: ", found.b.edits) or ["B reuses A"]
     page.append(
         f"scenes: {found.compared} compared, {found.only_a} only in A, {found.only_b} only in B, {found.unfinished} not finished in both"
         + ("" if found.compared_null in (None, found.compared) else f"; of these {found.compared_null} in A2, which is what means are over")
     )
     page += ["", *_kinds(found.kinds, _MOST_KINDS[found.null is not None]), "", *_partings(found), "", *_figures(found)]
     levels = _levels(found)
-    return [*page, *([""] if levels else []), *levels]
+    page += [*([""] if levels else []), *levels]
+    # From a single scene nothing can be said of others.
+    return page if found.compared > 1 else [text.replace(_UNKNOWN, "").rstrip() for text in page]
 
 
 def document(found: Diff, *, reveal: bool) -> dict[str, Any]:
@@ -133,12 +138,11 @@ def _figures(found: Diff) -> list[str]:
     told = [figure for figure in found.figures if figure.name not in ("direct", "inherited", "noise", "state_changed")]
     shown = [figure for figure in told if figure.total or (figure.null is not None and figure.null.mean)]
     none = [_FIGURES[figure.name].format(b="B") for figure in told if figure not in shown]
-    head = f"{'a scene, in the mean':<28}{'A and B':>10}" + (
-        f"{'A and A2':>10}  effect, 95% (below 0: A2 differs more)" if with_null else "  95%"
-    )
+    beside = f"{'A and A2':>10}  effect, 95% (below 0: A2 differs more)" if with_null else "  95%" if found.compared > 1 else ""
+    head = f"{'a scene, in the mean' if found.compared > 1 else 'the scene':<28}{'A and B':>10}{beside}"
     table = [head]
     for figure in shown:
-        table.append(f"{_FIGURES[figure.name].format(b='B' if not with_null else 'B or A2'):<28}" + _columns(figure))
+        table.append((f"{_FIGURES[figure.name].format(b='B' if not with_null else 'B or A2'):<28}" + _columns(figure)).rstrip())
     return [*table, *_wrapped("none: ", none)]
 
 
@@ -156,7 +160,8 @@ def _levels(found: Diff) -> list[str]:
     if not found.levels:
         return []
     with_null = found.null is not None
-    table = [f"{'level':<27}{'A':>8}{'B':>8}  " + (f"{'B - A, 95%':<31}A2 - A, 95%" if with_null else "B - A, 95%")]
+    difference = "B - A, 95%" if found.compared > 1 else "  B - A"
+    table = [f"{'level':<27}{'A':>8}{'B':>8}  " + (f"{difference:<31}A2 - A, 95%" if with_null else difference)]
     for level in found.levels:
         change = f"{_number(level.difference.mean, signed=True):>7} {_ends(level.difference)}{_mark(level.difference, level.survives)}"
         floor = level.null_difference
@@ -184,7 +189,7 @@ def _number(value: float, *, signed: bool = False) -> str:
 
 def _ends(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
-        return "[unknown]"
+        return _UNKNOWN
     return f"[{_number(estimate.low)}, {_number(estimate.high)}]"
 
 

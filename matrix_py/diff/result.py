@@ -113,7 +113,14 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the runs: of its log, how many scenes, and how many of them are finished."""
+    """One of the runs.
+
+    Attributes:
+        run: path of its log.
+        scenes, finished: scenes of the log, and how many of them are finished.
+        parent: `run_id` of the run that it is a fork of, or reuses; empty without one.
+        edits: what a fork changed in turns, as path and what was done, each once.
+    """
 
     run: str
     run_id: str
@@ -121,6 +128,8 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     scenes: int
     finished: int
+    parent: str
+    edits: list[str]
 
 
 class Diff(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,6 +56,7 @@ SELECT
     c.prefill_us,
     c.decode_us,
     lower(hex(c.request)) AS request,
+    coalesce(c.source, 'model') AS source,
     c.recorded_at
 FROM completions c
 JOIN texts t ON t.hash = c.text;
