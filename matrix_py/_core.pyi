@@ -300,11 +300,11 @@ class EventLog:
     (milliseconds).
     """
 
-    def __new__(cls, *, max_known_texts: int = 917504) -> Self:
+    def __new__(cls, *, max_known_texts: int = ...) -> Self:
         """Make an empty log.
 
         Args:
-            max_known_texts: texts that it remembers; after so many it starts anew. By default, they take 35 MB.
+            max_known_texts: texts that it remembers, 917,504 if not given, which take 35 MB; after so many it starts anew.
         """
 
     def know_texts(self, hashes: Iterable[bytes]) -> None:
