@@ -12,9 +12,10 @@ from matrix_py._core import __version__
 from matrix_py.diff import Diff, diff
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import MatrixError
+from matrix_py.plan import SimulateOptions
 from matrix_py.replay import Replay, replay
 from matrix_py.scene import Reply, Scene
-from matrix_py.simulate import RunSummary, SimulateOptions, resume, simulate
+from matrix_py.simulate import RunSummary, resume, simulate
 from matrix_py.status import Status, read_status
 from matrix_py.store import Log, NamedQuery, ReadableLog, ask, named_queries, open_for_reading
 

@@ -38,7 +38,7 @@ from matrix_py.reuse.commands import fork, regenerate
 from matrix_py.types import KvMode, KvType
 
 if TYPE_CHECKING:
-    from matrix_py.simulate import SimulateOptions
+    from matrix_py.plan import SimulateOptions
 
 app = typer.Typer(
     name="matrix",
@@ -136,8 +136,8 @@ def simulate(
     """Run a scene around each instruction and write the log."""
     from matrix_py.engine import EngineOptions
     from matrix_py.instructions import Dialogue
+    from matrix_py.plan import DEFAULT_SCENE, SimulateOptions
     from matrix_py.scene.registry import WITHOUT_ROLES
-    from matrix_py.simulate import DEFAULT_SCENE, SimulateOptions
     from matrix_py.simulate import simulate as run
     from matrix_py.terminal import RunProgress, print_summary
     from matrix_py.types import Limits

@@ -10,10 +10,11 @@ from matrix_py.diff import diff
 from matrix_py.diff.report import lines
 from matrix_py.engine import EngineOptions
 from matrix_py.errors import StoreError
+from matrix_py.plan import SimulateOptions
 from matrix_py.replay import describe, replay
 from matrix_py.reuse.fork import ForkOptions, fork
 from matrix_py.show import transcript
-from matrix_py.simulate import RunSummary, SimulateOptions, simulate
+from matrix_py.simulate import RunSummary, simulate
 from matrix_py.store import Log
 from matrix_py.terminal import RunProgress, console, line, notices, print_parts, print_summary
 

@@ -1,14 +1,16 @@
 """A run to come: options and inputs, read and checked before a model is opened, and the configuration that they make."""
 
-from dataclasses import replace
-from typing import IO, TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
 
 import msgspec
 from msgspec import structs
 
+from matrix_py.embedded import EMBEDDED
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import ConfigError
-from matrix_py.instructions import Reader
+from matrix_py.instructions import Dialogue, Reader
 from matrix_py.models import chat, hub
 from matrix_py.models.chat import ChatTemplate
 from matrix_py.opening import hash_of, recorded_template
@@ -19,11 +21,44 @@ from matrix_py.scene.rules import RULES
 from matrix_py.store import Log, SceneLister
 from matrix_py.types import CONFIG_FORMAT, Execution, KvType, Limits, RunConfig
 
-if TYPE_CHECKING:
-    from matrix_py.simulate import SimulateOptions
-
+DEFAULT_SCENE = "matrix"
 # Two lists of eight names are asked for roles; the rest keeps a typing error from running for days.
 _MOST = {"roles": 16, "steps": 50, "interactions": 1000, "depth": 10}
+
+
+@dataclass(frozen=True, slots=True)
+class SimulateOptions:
+    """What to simulate; `engine` says how.
+
+    Attributes:
+        inputs: paths, `NAME=PATH`, or `-`; see `matrix_py.instructions`.
+        out: the log to write; None for a forecast only.
+        model: path of a GGUF, `hf:owner/repo/file.gguf`, or `embedded` for the demonstration model that comes with the package.
+        scene: name of a scene, or `package.module:function`.
+        limits: how far a social scene may go.
+        limit: scenes at most, over all inputs.
+        prompts_dir: folder of prompt files in the place of, or beside, the package's.
+        config_file: settings by kind of turn, over the package's.
+        system: the deployment's system prompt.
+        reuse: an older log, whose turns are not asked again where the request is the same. What `engine` leaves open of context and chat
+            template is as there.
+        overwrite: replace `out` if it exists.
+    """
+
+    inputs: tuple[str, ...]
+    out: Path | None
+    model: str = EMBEDDED
+    scene: str = DEFAULT_SCENE
+    limits: Limits = field(default_factory=Limits)
+    seed: int = 0
+    limit: int | None = None
+    dialogue: Dialogue = Dialogue.SINGLE
+    prompts_dir: Path | None = None
+    config_file: Path | None = None
+    system: str = ""
+    reuse: Path | None = None
+    overwrite: bool = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
 
 def check_limits(limits: Limits) -> None:
@@ -45,7 +80,7 @@ class Plan:
         function: the scene's code.
     """
 
-    def __init__(self, options: "SimulateOptions", *, stdin: IO[bytes] | None = None) -> None:
+    def __init__(self, options: SimulateOptions, *, stdin: IO[bytes] | None = None) -> None:
         """Check options and inputs.
 
         Raises:

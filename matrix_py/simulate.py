@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -15,24 +15,20 @@ from msgspec import structs
 
 from matrix_py import _core
 from matrix_py.check import kept_check
-from matrix_py.embedded import EMBEDDED
 from matrix_py.engine import Engine, EngineOptions
 from matrix_py.errors import ConfigError, EngineError, StoreError
 from matrix_py.health import Health, read_health
-from matrix_py.instructions import Dialogue
 from matrix_py.labels import Labelling, label_run
 from matrix_py.models import hub
 from matrix_py.opening import build, how_run, open_recorded, recorded_template
-from matrix_py.plan import Plan
+from matrix_py.plan import Plan, SimulateOptions
 from matrix_py.prompts import Prompts
 from matrix_py.pump import Answerer, Counts, Pump
 from matrix_py.reuse import Reuse, changed_fields, open_parent, parent_of, reopen_parent
 from matrix_py.scene import find_scene
 from matrix_py.scene.rules import check_rules
 from matrix_py.store import Log, check_writable, compact
-from matrix_py.types import Change, Execution, Limits, RunConfig, RunRecord
-
-DEFAULT_SCENE = "matrix"
+from matrix_py.types import Change, Execution, RunConfig, RunRecord
 
 
 class Reporter(Protocol):
@@ -53,41 +49,6 @@ class Silent:
 
     def progress(self, counts: Counts, num_open: int, num_scenes: int) -> None:
         """Drop the counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class SimulateOptions:
-    """What to simulate; `engine` says how.
-
-    Attributes:
-        inputs: paths, `NAME=PATH`, or `-`; see `matrix_py.instructions`.
-        out: the log to write; None for a forecast only.
-        model: path of a GGUF, `hf:owner/repo/file.gguf`, or `embedded` for the demonstration model that comes with the package.
-        scene: name of a scene, or `package.module:function`.
-        limits: how far a social scene may go.
-        limit: scenes at most, over all inputs.
-        prompts_dir: folder of prompt files in the place of, or beside, the package's.
-        config_file: settings by kind of turn, over the package's.
-        system: the deployment's system prompt.
-        reuse: an older log, whose turns are not asked again where the request is the same. What `engine` leaves open of context and chat
-            template is as there.
-        overwrite: replace `out` if it exists.
-    """
-
-    inputs: tuple[str, ...]
-    out: Path | None
-    model: str = EMBEDDED
-    scene: str = DEFAULT_SCENE
-    limits: Limits = field(default_factory=Limits)
-    seed: int = 0
-    limit: int | None = None
-    dialogue: Dialogue = Dialogue.SINGLE
-    prompts_dir: Path | None = None
-    config_file: Path | None = None
-    system: str = ""
-    reuse: Path | None = None
-    overwrite: bool = False
-    engine: EngineOptions = field(default_factory=EngineOptions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def bench_scenes(
     from matrix_py.bench.scenes import bench_recorded
     from matrix_py.bench.scenes import bench_scenes as bench
     from matrix_py.engine import EngineOptions
-    from matrix_py.simulate import SimulateOptions
+    from matrix_py.plan import SimulateOptions
     from matrix_py.terminal import RunProgress, json_text
 
     engine = EngineOptions(
@@ -200,7 +200,7 @@ def bench_live(
     from matrix_py.bench.live import bench_live as bench
     from matrix_py.bench.report import print_live
     from matrix_py.engine import EngineOptions
-    from matrix_py.simulate import SimulateOptions
+    from matrix_py.plan import SimulateOptions
     from matrix_py.terminal import RunProgress, json_text
 
     engine = EngineOptions(context=ctx, parallel=parallel, threads=threads, gpu_layers=gpu_layers)

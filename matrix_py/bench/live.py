@@ -16,8 +16,9 @@ import msgspec
 import matrix_py
 from matrix_py.demo import INSTRUCTIONS
 from matrix_py.errors import ConfigError, StoreError
+from matrix_py.plan import SimulateOptions
 from matrix_py.pump import Counts
-from matrix_py.simulate import Reporter, RunSummary, SimulateOptions, simulate
+from matrix_py.simulate import Reporter, RunSummary, simulate
 
 
 @dataclass(slots=True)

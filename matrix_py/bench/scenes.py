@@ -13,8 +13,9 @@ import msgspec
 from matrix_py.bench.recorded import AtOnce, Recording
 from matrix_py.demo import INSTRUCTIONS
 from matrix_py.errors import StoreError
+from matrix_py.plan import SimulateOptions
 from matrix_py.scene import find_scene
-from matrix_py.simulate import Reporter, RunSummary, SimulateOptions, recorded_prompts, run, simulate
+from matrix_py.simulate import Reporter, RunSummary, recorded_prompts, run, simulate
 from matrix_py.store import Log, SceneLister
 
 # Scenes open at a time, where nothing has to be waited for.

@@ -11,11 +11,11 @@ from msgspec import structs
 
 from matrix_py import _core
 from matrix_py.errors import ConfigError, MatrixError
-from matrix_py.plan import Plan
+from matrix_py.plan import Plan, SimulateOptions
 from matrix_py.pump import Counts, Pump
 from matrix_py.reuse.answering import Reuse, open_parent
 from matrix_py.scene import find_scene
-from matrix_py.simulate import SimulateOptions, recorded_prompts
+from matrix_py.simulate import recorded_prompts
 from matrix_py.store import Log, listed_scenes
 from matrix_py.types import Edit, RunConfig, RunRecord, StoredScene
 
