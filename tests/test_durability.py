@@ -92,7 +92,8 @@ def kill_and_resume(folder: Path, *, scenes: int, kills: int, most_s: float, lim
         assert check(other).findings == []
         sessions = other.query("SELECT count(*) FROM sessions")[1][0][0]
     print(f"killed {killed} times, {sessions} sessions, {len(stored(path))} turns")
-    assert killed >= 1
+    # The run may be over before the last of them.
+    assert killed >= max(kills // 3, 1)
     assert replay(path).identical
 
 
