@@ -43,8 +43,10 @@ lint-python: .venv/.core
 test-rust: check ## the Rust tests; no Python module is built
 	cargo test $(CARGO_FLAGS) --release
 
-test-python: .venv/.core .venv/.vocab ## the Python tests; more with: make test-python ARGS="-k replay"
-	$(PY) -m pytest $(ARGS)
+# A process for each CPU, hyperthreads included; a file's tests stay together, since they share what was dear to make.
+# Threads of one that wait do not spin: the other has work for their CPU.
+test-python: .venv/.core .venv/.train .venv/.vocab ## the Python tests; more with: make test-python ARGS="-k replay"
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n logical --dist loadfile $(ARGS)
 
 format: .venv/.deps ## format Rust and Python, and sort imports
 	cargo fmt --all

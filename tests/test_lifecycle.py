@@ -18,7 +18,8 @@ def _status(field: str) -> int:
 
 
 @pytest.mark.skipif(not STATUS.is_file(), reason="memory and threads are read from Linux's /proc")
-def test_200_runs_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_runs", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_runs_in_one_process_leave_nothing_behind(tmp_path: Path, num_runs: int) -> None:
     model = write_random_gguf(tmp_path / "model.gguf", n_layer=1, n_embd=32, n_head=2, n_head_kv=1, n_ff=64)
     inputs = tmp_path / "in.jsonl"
     inputs.write_text('{"instruction": "What is a fork?"}\n{"instruction": "What is a spoon?"}\n')
@@ -40,13 +41,16 @@ def test_200_runs_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
         assert (summary.num_finished, summary.counts.live_turns) == (2, 2)
         assert (summary.engine_stats["running"], summary.engine_stats["waiting"]) == (0, 0)
 
-    for number in range(30):
+    # Until then, what is kept on purpose grows: caches, and the allocator's own stock.
+    settled = num_runs // 5 + 10
+    for number in range(settled):
         once(number)
     before = (_status("VmRSS"), _status("Threads"), len(list(Path("/proc/self/fd").iterdir())))
-    for number in range(30, 200):
+    for number in range(settled, num_runs):
         once(number)
     after = (_status("VmRSS"), _status("Threads"), len(list(Path("/proc/self/fd").iterdir())))
-    assert after[0] - before[0] < 24 * 1024, f"resident memory grew by {after[0] - before[0]} KiB over 170 runs"
+    most_kib = 4096 + 128 * (num_runs - settled)
+    assert after[0] - before[0] < most_kib, f"resident memory grew by {after[0] - before[0]} KiB over {num_runs - settled} runs"
     assert after[1:] == before[1:]
     assert replay(tmp_path / "run.duckdb").identical
 
