@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 import msgspec
+import pyarrow
 import pytest
 from logs import drive, make_log, plain_sql, scripted
 from social import ROLES, Script, candidates
@@ -20,7 +21,9 @@ from matrix_py.cli import main
 from matrix_py.diff import FIGURES, LEVELS, Diff, KindChanges, diff, num_steps
 from matrix_py.diff.report import lines
 from matrix_py.errors import ConfigError, LogLockedError
-from matrix_py.types import RunRecord
+from matrix_py.reuse.rerun import rerun
+from matrix_py.store import Log, ask, open_for_reading
+from matrix_py.types import Edit, RunRecord
 
 DOCS = (Path(__file__).parents[1] / "docs" / "diff.md").read_text("utf-8")
 GOLDEN = Path(__file__).parent / "golden" / "format-1.duckdb"
@@ -108,6 +111,30 @@ class TestTurns:
         assert of_kind(found, "feasible")["inherited"] == 5
         assert figures(found)["noise"] == 1
         assert [(each.change, each.kind) for each in found.partings] == [("noise", "plan")]
+
+    def test_what_a_fork_was_given_to_say_is_edited_and_what_follows_is_inherited(self, tmp_path: Path) -> None:
+        a = play(tmp_path / "a.duckdb", Script(NOTICED), QUESTION, "How do I close it?")
+        [first, _] = [scene for (scene,) in plain_sql(a, "SELECT lower(hex(scene)) FROM scenes ORDER BY position", read_only=True)]
+        given = Edit(at="cast/plan", do="text", value="1. knocks\n2. waits", scene=first)
+        with Log.open(a, read_only=True) as parent:
+            rerun(parent, tmp_path / "b.duckdb", Script(NOTICED), edits=[given])
+            everywhere = msgspec.structs.replace(given, scene="")
+            # Here the script calls the ego otherwise, too, which nobody gave.
+            rerun(parent, tmp_path / "c.duckdb", Script({**NOTICED, "cast/ego": "clerk"}), edits=[everywhere], reuse=False)
+
+        one = diff(a, tmp_path / "b.duckdb")
+        every = diff(a, tmp_path / "c.duckdb")
+        with open_for_reading(a, others=[tmp_path / "b.duckdb"]) as logs:
+            changes = {row["kind"]: row for row in pyarrow.table(ask(logs, "changes")).to_pylist()}
+
+        assert of_kind(one, "plan") == {"same": 1, "edited": 1, "other_answers": 1}
+        assert of_kind(one, "feasible")["inherited"] == 5
+        assert [(each.change, each.kind, each.scenes) for each in one.partings] == [("edited", "plan", 1)]
+        assert "plan                         1         0         0         1         0         0         0            1" in lines(one)
+        assert {kind: row["edited"] for kind, row in changes.items() if row["edited"]} == {"plan": 1}
+        assert of_kind(every, "ego") == {"noise": 2, "same_request": 2, "other_answers": 2}
+        # Made from another ego, too, but the answer is what was given.
+        assert of_kind(every, "plan") == {"edited": 2, "other_answers": 2}
 
     def test_under_another_seed_it_is_noise_of_another_request(self, tmp_path: Path) -> None:
         found = pair(tmp_path, {}, {"cast/plan": "1. knocks\n2. waits"}, seed=4)
@@ -423,7 +450,7 @@ class TestAgreement:
         changes = {
             (each["kind"], name): each[name]
             for each in told["kinds"]
-            for name in ("same", "direct", "inherited", "noise", "appeared", "disappeared")
+            for name in ("same", "direct", "inherited", "edited", "noise", "appeared", "disappeared")
         }
         assert {key: value for key, value in changes.items() if value} == {(kind, change): turns for kind, change, turns in kinds}
         assert [(told["parted"],)] == partings

@@ -36,6 +36,7 @@ _KINDS = """
         coalesce(sum(turns) FILTER (change = 'same'), 0),
         coalesce(sum(turns) FILTER (change = 'direct'), 0),
         coalesce(sum(turns) FILTER (change = 'inherited'), 0),
+        coalesce(sum(turns) FILTER (change = 'edited'), 0),
         coalesce(sum(turns) FILTER (change = 'noise'), 0),
         sum(same_request),
         coalesce(sum(turns) FILTER (change = 'appeared'), 0),

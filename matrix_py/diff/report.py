@@ -63,7 +63,7 @@ def lines(found: Diff) -> list[str]:
         f"scenes: {found.compared} compared, {found.only_a} only in A, {found.only_b} only in B, {found.unfinished} not finished in both"
         + ("" if found.compared_null in (None, found.compared) else f"; of these {found.compared_null} in A2, which is what means are over")
     )
-    page += ["", *_kinds(found.kinds, _MOST_KINDS[found.null is not None]), "", *_partings(found), "", *_figures(found)]
+    page += ["", *_kinds(found, _MOST_KINDS[found.null is not None]), "", *_partings(found), "", *_figures(found)]
     levels = _levels(found)
     page += [*([""] if levels else []), *levels]
     # From a single scene nothing can be said of others.
@@ -91,16 +91,20 @@ def _named(names: Sequence[str]) -> list[str]:
     return [*names[:_MOST_NAMED], *([f"{rest} more"] if rest > 0 else [])] or ["nothing"]
 
 
-def _kinds(kinds: Sequence[KindChanges], most: int) -> list[str]:
+def _kinds(found: Diff, most: int) -> list[str]:
     """Return a table: the kinds that changed most, the others, all."""
-    numbers = ("same", "direct", "inherited", "noise", "disappeared", "appeared", "other_answers")
+    kinds = found.kinds
+    columns = {"same": "same", "direct": "direct", "inherited": "inherited", "edited": "edited", "noise": "noise"}
+    columns |= {"disappeared": "A only", "appeared": "B only", "other_answers": "other answer"}
+    if not any(kind.edited for kind in kinds):
+        del columns["edited"]
     shown = [kind for kind in kinds if kind.same < _turns(kind)][:most]
     others = [kind for kind in kinds if kind not in shown]
-    rows = [(kind.kind, [getattr(kind, name) for name in numbers]) for kind in shown]
+    rows = [(kind.kind, [getattr(kind, name) for name in columns]) for kind in shown]
     for name, several in ((f"{len(others)} other kinds", others), ("all", list(kinds))):
         if several:
-            rows.append((name, [sum(getattr(kind, number) for kind in several) for number in numbers]))
-    heads = ("same", "direct", "inherited", "noise", "A only", "B only", "other answer")
+            rows.append((name, [sum(getattr(kind, number) for kind in several) for number in columns]))
+    heads = columns.values()
     table = [f"{'turns':<20}" + "".join(f"{head:>{max(9, len(head)) + 1}}" for head in heads)]
     for name, values in rows:
         table.append(f"{name[:20]:<20}" + "".join(f"{value:>{max(9, len(head)) + 1}}" for head, value in zip(heads, values, strict=True)))
@@ -108,7 +112,7 @@ def _kinds(kinds: Sequence[KindChanges], most: int) -> list[str]:
 
 
 def _turns(kind: KindChanges) -> int:
-    return kind.same + kind.direct + kind.inherited + kind.noise + kind.appeared + kind.disappeared
+    return kind.same + kind.direct + kind.inherited + kind.edited + kind.noise + kind.appeared + kind.disappeared
 
 
 def _partings(found: Diff) -> list[str]:

@@ -71,7 +71,8 @@ class KindChanges(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         direct: the kind's prompt, settings, system prompt or chat template changed.
         inherited: what the scene filled in changed.
-        noise: neither did, and the answer is another.
+        edited: whoever forked the run gave the answer, and it is another.
+        noise: neither prompt nor what was filled in changed, and the answer is another.
         same_request: of `noise`, how many had the same request to the letter, random key included.
         appeared: in B only.
         disappeared: in A only.
@@ -82,6 +83,7 @@ class KindChanges(msgspec.Struct, frozen=True, kw_only=True):
     same: int
     direct: int
     inherited: int
+    edited: int
     noise: int
     same_request: int
     appeared: int

@@ -9,6 +9,15 @@ WHERE s.scene IN (SELECT scene FROM b.scenes)
     AND s.scene IN (SELECT scene FROM a.events WHERE kind = 'SceneFinished')
     AND s.scene IN (SELECT scene FROM b.events WHERE kind = 'SceneFinished');
 
+-- One row a turn that somebody who forked a run gave the answer of; `scene` is empty where it is so in all scenes.
+CREATE OR REPLACE TEMP VIEW diff_edit AS
+SELECT DISTINCT edit ->> 'scene' AS scene, edit ->> 'at' AS path
+FROM (
+    SELECT unnest(execution -> '$.change.edits[*]') AS edit FROM a.run
+    UNION ALL
+    SELECT unnest(execution -> '$.change.edits[*]') FROM b.run
+);
+
 -- One row a turn and run, by the event that it was completed. All fields of a payload are taken out at once, since each extraction would
 -- parse it again.
 CREATE OR REPLACE TEMP VIEW diff_said AS
@@ -47,7 +56,13 @@ SELECT
     t.path,
     t.attempt,
     t.kind,
-    t.change,
+    -- Who gave the answer knows why it is another.
+    CASE
+        WHEN NOT t.same_answer
+            AND (t.path IN (SELECT path FROM diff_edit WHERE scene = '') OR (p.scene, t.path) IN (SELECT (scene, path) FROM diff_edit))
+        THEN 'edited'
+        ELSE t.change
+    END AS change,
     t.same_request,
     t.same_answer,
     t.seq_a,

@@ -1,7 +1,7 @@
 -- Which verdicts are others in a second run, though the modulator was asked about the same?
 -- Of two logs.
--- Asked about the same: of equal inputs. `direct`: by another prompt. `noise`: by the same. The question about an action and its
--- verdict are taken from the events in one pass.
+-- Asked about the same: of equal inputs. `direct`: by another prompt. `edited`: whoever forked the run gave one of the verdicts. `noise`:
+-- by the same prompt. The question about an action and its verdict are taken from the events in one pass.
 WITH
 judged AS (
     SELECT
@@ -34,6 +34,14 @@ flipped AS MATERIALIZED (
     FROM judged a JOIN judged_b b USING (scene, action)
     WHERE a.feasible != b.feasible AND a.inputs = b.inputs
 ),
+edited AS (
+    SELECT DISTINCT edit ->> 'scene' AS scene, edit ->> 'at' AS path
+    FROM (
+        SELECT unnest(execution -> '$.change.edits[*]') AS edit FROM run
+        UNION ALL
+        SELECT unnest(execution -> '$.change.edits[*]') FROM b.run
+    )
+),
 odds AS (
     SELECT scene, path, arg_max_null(log_odds, attempt) AS log_odds FROM completions SEMI JOIN flipped USING (scene, path) GROUP BY ALL
 ),
@@ -44,7 +52,12 @@ SELECT
     s.position,
     lower(hex(flipped.scene)) AS scene,
     flipped.action,
-    if(flipped.same, 'noise', 'direct') AS change,
+    CASE
+        WHEN flipped.path IN (SELECT path FROM edited WHERE scene = '')
+            OR (lower(hex(flipped.scene)), flipped.path) IN (SELECT (scene, path) FROM edited) THEN 'edited'
+        WHEN flipped.same THEN 'noise'
+        ELSE 'direct'
+    END AS change,
     flipped.feasible::BOOLEAN AS feasible,
     flipped.b_feasible::BOOLEAN AS b_feasible,
     odds.log_odds,
