@@ -399,6 +399,21 @@ except StoreError as error:
 
 
 class TestReading:
+    def test_who_reads_all_of_a_log_has_little_of_it_in_memory(self, tmp_path: Path) -> None:
+        make_log(tmp_path / "run.duckdb", INSTRUCTIONS).close()
+        # Given a question that takes more
+        counting = "SELECT count(DISTINCT md5(range::VARCHAR)) FROM range(3000000)"
+        limit = "SELECT current_setting('memory_limit')"
+        with Log.open(tmp_path / "run.duckdb", read_only=True) as log:
+            before = log.query(limit)[1]
+            with log.bounded():
+                [[bound]] = log.query(limit)[1]
+                [[number]] = log.query(counting)[1]
+            after = log.query(limit)[1]
+
+        assert (bound, number) == ("122.0 MiB", 3_000_000)
+        assert after == before
+
     def test_the_file_opens_in_plain_duckdb_with_its_tables_and_views(self, finished_file: Path) -> None:
         tables = plain_sql(finished_file, "SELECT table_name FROM duckdb_tables() ORDER BY table_name")
         views = plain_sql(finished_file, "SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY view_name")

@@ -177,7 +177,7 @@ def replay(
     Raises:
         MatrixError: the log cannot be read, or its scene or prompts cannot be used.
     """
-    with Log.open(path, read_only=True) as log:
+    with Log.open(path, read_only=True) as log, log.bounded():
         config = log.record.config
         check_rules(config.rules)
         notes: list[str] = []
@@ -222,7 +222,7 @@ def replay(
 
 def _replay_share(job: _Job) -> _Part:
     """Replay some scenes of a log, in a worker process."""
-    with Log.open(job.path, read_only=True) as log:
+    with Log.open(job.path, read_only=True) as log, log.bounded():
         prompts = recorded_prompts(log.record.config) if job.recorded else _todays_prompts(log, job.prompts_dir, [])
         return _replay(log, job, prompts, None)
 

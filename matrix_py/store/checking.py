@@ -93,6 +93,11 @@ def check(log: Log, on_progress: Callable[[int, int], None] | None = None) -> Ch
     Raises:
         StoreError: the log cannot be read.
     """
+    with log.bounded():
+        return _check(log, on_progress)
+
+
+def _check(log: Log, on_progress: Callable[[int, int], None] | None) -> Checked:
     checked = Checked(num_scenes=log.num_scenes(), root=log.root())
     cursor = log.cursor()
     with contextlib.closing(cursor), one_line(log.path):

@@ -1,6 +1,7 @@
 """An open log."""
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,8 @@ from matrix_py.types import Execution, RunConfig, RunRecord, StoredEvent, Stored
 # Scenes read from the log at a time.
 _PAGE = 100
 _HASH_BYTES = 32
+# What DuckDB may hold in memory of a log that is read from end to end.
+_BOUND = "128MB"
 
 
 class Log:
@@ -160,6 +163,21 @@ class Log:
     def num_finished(self) -> int:
         """Return the number of finished scenes."""
         return int(self._one("SELECT count(*) FROM events WHERE kind = 'SceneFinished'"))
+
+    @contextlib.contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Let DuckDB hold as much in memory as of a small log, whatever the size of this one; what is more goes to a file for the time.
+
+        For what reads all of a log. DuckDB keeps what it has read, up to most of the machine's memory, if it is let.
+        """
+        with tempfile.TemporaryDirectory(prefix="matrix-log-") as folder:
+            with one_line(self.path):
+                self._connection.execute(f"SET temp_directory = {quoted(Path(folder))}")
+                self._connection.execute(f"SET memory_limit = '{_BOUND}'")
+            try:
+                yield
+            finally:
+                self._connection.execute("RESET memory_limit")
 
     def shares(self, size: int) -> list[tuple[int, int | None]]:
         """Divide the scenes, in input order: return the first position of each `size` of them, and the one to end before, None at last."""
