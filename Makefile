@@ -76,6 +76,7 @@ CORE_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name target -prune
 .venv/.core: .venv/.deps $(CORE_SOURCES) $(if $(wildcard matrix_py/_core*.so),,FORCE)
 	@$(BASE) tools/setup.py core
 
+# `matrix tune` and the embedded model need it; runs, replays and the demo do not.
 .venv/.train: .venv/.deps
 	@$(PY) tools/setup.py train
 

@@ -153,11 +153,11 @@ def deps(fresh: bool) -> None:
 
 
 def train() -> None:
-    """Install what making the embedded model needs besides: torch, of 3 GB with its CUDA libraries."""
-    say("installing torch")
+    """Install what training needs besides: torch, of 3 GB with its CUDA libraries, and what stands on it."""
+    say("installing torch and what trains with it (3 GB)")
     start = time.monotonic()
     pip("install", "-v", *PINNED, *requirements("train"))
-    say(f"torch installed in {clock(time.monotonic() - start)}")
+    say(f"torch and the rest installed in {clock(time.monotonic() - start)}")
     (VENV / ".train").touch()
 
 
