@@ -18,6 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 ROOTS = {
     1: "f3a4cfdb544025ac51b4980680c720c9da46050ce87090ce2d912a42b86af043",
     2: "5a6bd408aade7fde487a13f1620234258c552c0973e7cc5392e51c35148f97bb",
+    3: "ba1547b94e8037898c9cdd65101a95373999faccc0f77e1a5aa834368be829be",
 }
 
 

@@ -40,7 +40,7 @@ def test_there_and_back_is_the_same(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["log", "export", str(run), "--out", str(folder)]) == 0
     assert main(["log", "import", str(folder), "--out", str(new)]) == 0
 
-    assert re.fullmatch(r"(.*: 9 tables, \d+ rows\n){2}", capsys.readouterr().out)
+    assert re.fullmatch(r"(.*: 13 tables, \d+ rows\n){2}", capsys.readouterr().out)
     assert run.read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == sorted([MANIFEST, *(f"{table}.parquet" for table in TABLES)])
     assert plain_sql(new, SHAPE) == plain_sql(run, SHAPE)

@@ -21,7 +21,21 @@ from matrix_py.replay import replay
 from matrix_py.scene import Scene
 from matrix_py.store import Log, SceneLister, strays
 
-TABLES = ["commits", "completions", "detectors", "events", "labels", "run", "scenes", "sessions", "texts"]
+TABLES = [
+    "commits",
+    "completions",
+    "dataset_rows",
+    "datasets",
+    "detectors",
+    "events",
+    "labels",
+    "run",
+    "scenes",
+    "sessions",
+    "texts",
+    "tuning_steps",
+    "tunings",
+]
 
 
 @contextmanager
@@ -202,9 +216,9 @@ class TestOpening:
             Log.open(path, read_only=True)
 
     def test_a_newer_format_is_refused_with_both_numbers(self, log_file: Path) -> None:
-        plain_sql(log_file, "UPDATE run SET format = 4")
+        plain_sql(log_file, "UPDATE run SET format = 5")
 
-        with refused(FormatError, str(log_file), "format 4", "1 to 3"):
+        with refused(FormatError, str(log_file), "format 5", "1 to 4"):
             Log.open(log_file, read_only=True)
 
     def test_a_record_that_does_not_parse_is_refused(self, log_file: Path) -> None:

@@ -1,5 +1,5 @@
 -- Left to choose, DuckDB takes zstd for strings of 4 KiB and more only: payloads, which repeat one another, are a third as long with it.
--- Tables of log format 1; format_2.sql and format_3.sql have what came later. docs/sql.md describes every column.
+-- Tables of log format 1; format_2.sql to format_4.sql have what came later. docs/sql.md describes every column.
 CREATE TABLE run (
     run_id VARCHAR NOT NULL,
     format INTEGER NOT NULL,

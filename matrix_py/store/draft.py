@@ -10,11 +10,25 @@ from matrix_py.store.connection import connect, one_line, remove, sql
 from matrix_py.store.views import make_views
 from matrix_py.store.wal import wal_files
 
-FORMAT = 3
+FORMAT = 4
 # What is older is refused; what lies between is read as it is, and brought up to date when it is opened for writing.
 OLDEST_FORMAT = 1
 # In the order in which they are filled: what comes later refers to what came before.
-TABLES = ("run", "texts", "scenes", "completions", "events", "sessions", "commits", "detectors", "labels")
+TABLES = (
+    "run",
+    "texts",
+    "scenes",
+    "completions",
+    "events",
+    "sessions",
+    "commits",
+    "detectors",
+    "labels",
+    "datasets",
+    "dataset_rows",
+    "tunings",
+    "tuning_steps",
+)
 
 
 @contextlib.contextmanager

@@ -15,10 +15,12 @@ from matrix_py import _core
 from matrix_py.errors import FormatError, StoreError
 from matrix_py.store.asking import Parameters, prepare_queries, run_query, run_query_arrow
 from matrix_py.store.connection import connect, one_line, quoted, remove, sql
+from matrix_py.store.datasets import DatasetTables
 from matrix_py.store.draft import FORMAT, OLDEST_FORMAT, drafted, filled, upgrade_tables
 from matrix_py.store.labels import LabelTables
 from matrix_py.store.listing import SceneLister, check_writable
 from matrix_py.store.live import answering
+from matrix_py.store.tunings import TuningTables
 from matrix_py.store.views import make_views, renew_views
 from matrix_py.store.wal import check_wal, wal_files
 from matrix_py.store.writer import Writer
@@ -147,6 +149,14 @@ class Log:
     def labels(self) -> LabelTables:
         """Return the tables of labels, beside which other parts of the log are read; close them."""
         return LabelTables(self.path, self._connection)
+
+    def datasets(self) -> DatasetTables:
+        """Return the tables of datasets, to write one; close them."""
+        return DatasetTables(self.path, self._connection)
+
+    def tunings(self) -> TuningTables:
+        """Return the tables of tunings, to write one; close them."""
+        return TuningTables(self.path, self._connection)
 
     @property
     def writer_pid(self) -> None:

@@ -82,6 +82,7 @@ def merge(runs: Sequence[Path], out: Path, *, overwrite: bool = False, on_progre
                     progress(str(run), number)
                     _copy(connection, number)
                 _merge_labels(connection, len(runs), found)
+                _merge_datasets(connection, len(runs))
             with Log.open(draft, read_only=False) as log:
                 found.num_scenes, found.num_finished, found.root = log.num_scenes(), log.num_finished(), log.root()
                 if found.root is not None:
@@ -203,3 +204,22 @@ def _merge_labels(connection: duckdb.DuckDBPyConnection, num_logs: int, found: M
     if left_out:
         names = ", ".join(name for (name,) in left_out)
         found.notes.append(f"labels of {names} are left out: not every log has them in the same version; label again")
+
+
+def _merge_datasets(connection: duckdb.DuckDBPyConnection, num_logs: int) -> None:
+    """Take over what was made of the logs' scenes. A dataset of several of them has rows in each, and stands in one now."""
+    for number in range(num_logs):
+        source = f"log_{number}"
+        if "datasets" not in shared_columns(connection, source):  # of an older format
+            continue
+        for table, name in (("tuning_steps", "tuning"), ("tunings", "tuning"), ("datasets", "dataset")):
+            # By what stands there before this log's: steps go before the tunings that they belong to.
+            known = "datasets" if table == "datasets" else "tunings"
+            connection.execute(
+                f"INSERT INTO {table} FROM {source}.{table} WHERE {name} NOT IN (SELECT {name} FROM log.{known}) ORDER BY rowid"
+            )
+        connection.execute(
+            f"INSERT INTO dataset_rows FROM {source}.dataset_rows r WHERE NOT EXISTS (FROM log.dataset_rows d WHERE d.dataset = r.dataset "
+            "AND d.scene = r.scene AND d.path = r.path AND d.attempt = r.attempt AND d.dropped_by IS NOT DISTINCT FROM r.dropped_by) "
+            "ORDER BY rowid"
+        )

@@ -236,3 +236,9 @@ def _keep_beside(connection: duckdb.DuckDBPyConnection, rows: dict[str, Rows], f
             connection.execute(f"INSERT INTO {table} SELECT DISTINCT * EXCLUDE (place) FROM found.{table}")
     elif rows["detectors"].num_read:
         found.notes.append("labels are left out, for some of them or of the completions are lost: label again")
+    for what, tables in (("datasets", ("datasets", "dataset_rows")), ("tunings", ("tunings", "tuning_steps"))):
+        if all(rows[table].num_lost == 0 for table in tables):
+            for table in tables:
+                connection.execute(f"INSERT INTO {table} SELECT DISTINCT * EXCLUDE (place) FROM found.{table}")
+        elif any(rows[table].num_read for table in tables):
+            found.notes.append(f"{what} are left out, for not all of them can be read: what was made of them is whole")
