@@ -553,7 +553,7 @@ class TestCommand:
         assert [each["query"] for each in found] == [query.name for query in named_queries()]
         [rejections] = [each for each in found if each["query"] == "rejections"]
         assert rejections["parameters"] == 'category ("category"), near (1.0), most (50)'
-        assert {each["query"] for each in found if each["logs"] == "2"} == {"changes", "outcomes", "verdict_flips"}
+        assert {each["query"] for each in found if each["logs"] == "2"} == {"changes", "outcomes", "row_changes", "verdict_flips"}
 
     def test_a_named_query_is_asked_with_its_parameters(self, two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--query", "themes", "--param", "words=somebody", "--param", "least=1", "--format", "json"]

@@ -5,6 +5,6 @@ Labels judge a run from outside. No scene sees them, and no event says them: wha
 """
 
 from matrix_py.labels.detector import Detector, Subject
-from matrix_py.labels.labelling import DETECTORS, DetectorRates, KindRates, Labelling, label_run, read_labels
+from matrix_py.labels.labelling import DETECTORS, DetectorRates, KindRates, Labelling, label_run, read_labels, subjects
 
-__all__ = ["DETECTORS", "Detector", "DetectorRates", "KindRates", "Labelling", "Subject", "label_run", "read_labels"]
+__all__ = ["DETECTORS", "Detector", "DetectorRates", "KindRates", "Labelling", "Subject", "label_run", "read_labels", "subjects"]

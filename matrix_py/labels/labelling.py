@@ -117,7 +117,7 @@ def label_run(
             for detector in detectors:
                 tables.remove(detector.name)
             for scene in tables.scenes():
-                for turn, subject in _subjects(scene, config):
+                for turn, subject in subjects(scene, config):
                     for detector in detectors:
                         if detector.looks_at(subject.kind, subject.in_world):
                             looked[detector.name] += 1
@@ -187,7 +187,8 @@ def _in_world(config: RunConfig, kind: str) -> bool:
     return settings is not None and settings.system == "writer"
 
 
-def _subjects(scene: SceneTexts, config: RunConfig) -> Iterator[tuple[TurnText, Subject]]:
+def subjects(scene: SceneTexts, config: RunConfig) -> Iterator[tuple[TurnText, Subject]]:
+    """Yield the texts of a scene, each with what detectors are shown of it."""
     # Kind and text -> the path that said it first: another attempt of the same turn repeats nothing.
     first: dict[str, dict[str, str]] = {}
     for turn in scene.turns:

@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import chain
@@ -21,8 +22,8 @@ from typing import Self, TypeAlias
 import msgspec
 
 from matrix_py._core import Sampling, blake3
-from matrix_py.errors import ConfigError, MatrixError
-from matrix_py.models.chat import ChatTemplate, Message, Piece, Segment
+from matrix_py.errors import ConfigError, MatrixError, TemplateError
+from matrix_py.models.chat import ChatTemplate, Message, Piece, Segment, merge
 from matrix_py.types import TurnSettings
 
 SETTINGS_FILE = "settings.toml"
@@ -40,6 +41,10 @@ _MESSAGE = re.compile(r"^--- *(\w+) *$", re.MULTILINE)
 # Doubled braces first: what they enclose is no include.
 _INCLUDE = re.compile(r"\{\{|\{> *(\w+) *\}")
 _FIELD = re.compile(r"\{\{|\}\}|\{(\w+)\}|[{}]")
+
+# Stands for a line of a value. A noncharacter: it belongs in no text.
+_LINE = "\ufdd2"
+_NEW_LINE = Segment("\n", trusted=True)
 
 # What a field is filled with: a text, or lines, each of which becomes a segment of its own. So a list that grows is stored once a line,
 # and a prompt that continues another begins with the very same tokens.
@@ -107,6 +112,25 @@ class _Layout:
         if own:
             segments.append((own, True))
         return segments
+
+    def unfill(self, segments: Sequence[tuple[str, bool]]) -> list[list[Segment]] | None:
+        """Return the segments of each field's value, with the new lines that part them; None if these are not such a prompt's.
+
+        Where a value begins or ends in empty lines, these may be told to be another's, next to it. That makes no other prompt.
+        """
+        if any(_LINE in text for text, trusted in segments if trusted):
+            return None
+        found = _pattern(self).fullmatch("".join([text if trusted else _LINE for text, trusted in segments]))
+        if found is None:
+            return None
+        said = iter([Segment(text, trusted=False) for text, trusted in segments if not trusted])
+        return [[next(said) if char == _LINE else _NEW_LINE for char in value] for value in found.groups()]
+
+
+@lru_cache
+def _pattern(layout: _Layout) -> re.Pattern[str]:
+    """Return what a prompt of a layout looks like, with a mark for each line of a value."""
+    return re.compile("".join(f"{re.escape(text)}({_LINE}?(?:\n{_LINE}?)*)" for text, _ in layout.places) + re.escape(layout.end))
 
 
 class Prompts:
@@ -218,6 +242,26 @@ class Prompts:
             )
         return self._layout(kind, retry=retry).fill(values)
 
+    def unrender(
+        self, kind: str, segments: Sequence[tuple[str, bool]], *, retry: bool = False
+    ) -> tuple[tuple[Message, ...], tuple[Segment, ...]]:
+        """Return the messages and the prefill of a turn of that kind, from its segments: `template.render` makes those of them again.
+
+        Raises:
+            TemplateError: these are not segments of such a turn.
+        """
+        self._known(kind)
+        values = self._layout(kind, retry=retry).unfill(segments)
+        if values is None:
+            raise TemplateError(f"the prompt of a turn is not what {kind}.txt makes: matrix log check says whether the log was changed")
+        messages, prefill = self._parts(kind, retry=retry)
+        rest = iter(values)
+
+        def filled(parts: Sequence[Piece]) -> tuple[Segment, ...]:
+            return tuple(merge(chain.from_iterable([part] if isinstance(part, Segment) else next(rest) for part in parts)))
+
+        return tuple([Message(message.role, filled(message.parts)) for message in messages]), filled(prefill)
+
     def wording(self, kind: str, *, retry: bool = False) -> str:
         """Return all trusted text of a turn of that kind, without what stands between the lines of its values."""
         if (kind, retry) not in self._wordings:
@@ -227,13 +271,17 @@ class Prompts:
     def _layout(self, kind: str, *, retry: bool) -> _Layout:
         """Place a prompt's messages once for all its turns: only the values differ."""
         if (kind, retry) not in self._layouts:
-            prompt = self._prompts[kind]
-            system = self._system_of(kind)
-            messages = [Message("system", (Segment(system, trusted=True),))] if system else []
-            messages += [Message(role, parts) for role, parts in prompt.messages]
-            prefill = prompt.retry if retry and prompt.retry is not None else prompt.prefill
+            messages, prefill = self._parts(kind, retry=retry)
             self._layouts[kind, retry] = _Layout.of(self.template.place(messages, prefill=prefill))
         return self._layouts[kind, retry]
+
+    def _parts(self, kind: str, *, retry: bool) -> tuple[list[Message], _Parts]:
+        """Return a prompt's messages and its prefill, with the names of their fields."""
+        prompt = self._prompts[kind]
+        system = self._system_of(kind)
+        messages = [Message("system", (Segment(system, trusted=True),))] if system else []
+        messages += [Message(role, parts) for role, parts in prompt.messages]
+        return messages, prompt.retry if retry and prompt.retry is not None else prompt.prefill
 
     def _known(self, kind: str) -> None:
         if kind not in self.settings:
