@@ -46,6 +46,10 @@ class PayloadError(MatrixError):
     """An event's payload is not canonical (a float, a number out of range, white space)."""
 
 
+class TuningError(MatrixError):
+    """Training failed or was ended; what its last checkpoint holds is kept."""
+
+
 class StoreError(MatrixError):
     """A log cannot be opened, read or written."""
 

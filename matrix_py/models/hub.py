@@ -59,6 +59,26 @@ def resolve(spec: str) -> Path:
     return paths[0]
 
 
+def resolve_repository(spec: str, patterns: list[str]) -> Path:
+    """Return a folder with the files of a repository on a hub, downloading those that are not in the cache of `huggingface_hub`.
+
+    Args:
+        spec: `owner/repo` or `owner/repo@revision`.
+        patterns: which files, such as `*.json`.
+
+    Raises:
+        ModelError: the hub does not have it, refuses it or cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = spec.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except Exception as error:  # as in `_download`
+        msg = f"model {spec!r} cannot be fetched: {_cause(error, _HubFile(name, '', revision or None))}"
+        raise ModelError(msg) from error
+
+
 def is_path(spec: str) -> bool:
     """Whether `spec` names a place on this machine: the others name the same model wherever it is."""
     return spec != EMBEDDED and not spec.startswith(HUB_PREFIX)

@@ -141,6 +141,16 @@ class LlamaModel:
         found = _llama.llama_model_meta_val_str(self._model, key.encode(), text, len(text))
         return text.value.decode("utf-8", errors="replace") if found >= 0 else None
 
+    def ends_turn(self, token: int) -> bool:
+        """Return whether the model ends what it says with a token."""
+        return bool(_llama.llama_vocab_is_eog(self.vocab, token))
+
+    @property
+    def turn_end(self) -> int:
+        """The token that ends a turn, or else a text, by the vocabulary's own account; -1 if it has none such."""
+        turn = int(_llama.llama_vocab_eot(self.vocab))
+        return turn if turn >= 0 else int(_llama.llama_vocab_eos(self.vocab))
+
     def close(self) -> None:
         """Free the model. Closing twice is fine."""
         model, self._model = self._model, None

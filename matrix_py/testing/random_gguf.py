@@ -1,4 +1,4 @@
-"""Small Llama-architecture GGUF files with random weights and a vocabulary of their own.
+"""Small GGUF files with random weights and a vocabulary of their own, of the Llama architecture or another that can be tuned.
 
 They load, tokenise and generate like any model, in a file under 1 MB: tests and demonstrations need no download.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Quantization = Literal["q8_0", "f32", "f16"]
 Vocabulary = Literal["spm", "bpe"]
+Architecture = Literal["llama", "qwen2", "qwen3", "gemma2", "gemma3"]
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -53,6 +54,8 @@ _NUM_MERGES = 420
 _BLOCK = 32  # weights in a Q8_0 block; row lengths must be multiples of it
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]
 _CONTROLS = ["<|im_start|>", "<|im_end|>"]
+# Tokens that every other block of a Gemma sees back, or all but every sixth.
+_WINDOW = 16
 # Rarity of a token that is no text: some two standard deviations off its logit. Output stays mostly readable, yet
 # broken UTF-8 still comes up now and then at temperature 0.7, as do tokens that end a turn: callers are to meet both.
 _RARE = 1.5
@@ -80,11 +83,13 @@ class _Vocab:
 def write_random_gguf(
     path: Path,
     *,
+    architecture: Architecture = "llama",
     seed: int = 0,
     n_layer: int = 2,
     n_embd: int = 64,
     n_head: int = 4,
     n_head_kv: int = 2,
+    head_size: int | None = None,
     n_ff: int = 128,
     n_ctx: int = 2048,
     quantization: Quantization = "q8_0",
@@ -92,16 +97,19 @@ def write_random_gguf(
     byte_tokens: bool = True,
     chat_template: str | None = CHATML,
     scale: float = 1.3,
+    rotary_scales: bool = False,
 ) -> Path:
-    """Write a random-weight Llama GGUF; the same arguments give the same bytes.
+    """Write a random-weight GGUF; the same arguments give the same bytes.
 
     Args:
         path: the file to write; an existing file is replaced.
+        architecture: what llama.cpp is to make of it. Only a Llama's text is varied and readable (see `_RARE`).
         seed: seed of the weights. The vocabulary does not depend on it.
         n_layer: number of blocks.
         n_embd: width of the residual stream; a multiple of 32 and of `n_head`, with an even head size.
         n_head: attention heads.
         n_head_kv: key and value heads; divides `n_head`.
+        head_size: numbers in a head, if not `n_embd / n_head`; an even multiple of 32, for an architecture other than Qwen 2.
         n_ff: width of the feed-forward layer, a multiple of 32.
         n_ctx: context length in tokens that the file announces.
         quantization: type of the 2-D weights; norms are always F32.
@@ -109,6 +117,7 @@ def write_random_gguf(
         byte_tokens: with False the vocabulary covers printable ASCII only, as some broken conversions do.
         chat_template: jinja source to store, or None for a file without one.
         scale: standard deviation of a logit; smaller gives flatter distributions.
+        rotary_scales: let some pairs of a head turn slower, by a tensor, as Llama 3.1 does.
 
     Returns:
         `path`.
@@ -118,6 +127,7 @@ def write_random_gguf(
     """
     try:
         import gguf
+        import numpy as np
     except ImportError as error:
         msg = "writing a GGUF needs the package gguf: pip install 'matrix-py[gguf]'"
         raise ConfigError(msg) from error
@@ -129,7 +139,8 @@ def write_random_gguf(
         "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     }[quantization]
 
-    writer = gguf.GGUFWriter(path, "llama")
+    head = head_size or n_embd // n_head
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(f"matrix random {vocab} {seed}")
     writer.add_file_type(file_type)
     writer.add_context_length(n_ctx)
@@ -139,11 +150,21 @@ def write_random_gguf(
     writer.add_head_count(n_head)
     writer.add_head_count_kv(n_head_kv)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(n_embd // n_head)
+    writer.add_rope_dimension_count(head)
+    if head_size is not None:
+        writer.add_key_length(head)
+        writer.add_value_length(head)
+    if architecture.startswith("gemma"):
+        writer.add_sliding_window(_WINDOW)
+    if architecture == "gemma2":
+        writer.add_attn_logit_softcapping(50.0)
+        writer.add_final_logit_softcapping(30.0)
     writer.add_vocab_size(len(entries.tokens))
     _add_tokenizer(writer, entries, chat_template)
-    n_kv = n_embd // n_head * n_head_kv
-    for name, tensor in _weights(entries, seed, n_layer=n_layer, n_embd=n_embd, n_kv=n_kv, n_ff=n_ff, scale=scale):
+    if rotary_scales:
+        writer.add_tensor("rope_freqs.weight", np.linspace(1, 8, head // 2, dtype=np.float32))
+    sizes = _Sizes(len(entries.tokens), n_layer, n_embd, n_q=head * n_head, n_kv=head * n_head_kv, head=head, n_ff=n_ff)
+    for name, tensor in _weights(architecture, entries, seed, sizes, scale=scale):
         if tensor.ndim == 1:
             writer.add_tensor(name, tensor)
         else:
@@ -204,7 +225,20 @@ def _check_shape(n_embd: int, n_head: int, n_head_kv: int, n_ff: int) -> None:
         raise ConfigError(msg)
 
 
-def _weights(entries: _Vocab, seed: int, *, n_layer: int, n_embd: int, n_kv: int, n_ff: int, scale: float) -> Iterator[tuple[str, Matrix]]:
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Tokens, blocks, and widths: of the residual stream, queries, keys, a head, the feed-forward layer."""
+
+    n_vocab: int
+    n_layer: int
+    n_embd: int
+    n_q: int
+    n_kv: int
+    head: int
+    n_ff: int
+
+
+def _weights(architecture: Architecture, entries: _Vocab, seed: int, sizes: _Sizes, *, scale: float) -> Iterator[tuple[str, Matrix]]:
     """Yield the tensors in file order, scaled for logits whose standard deviation is `scale`."""
     import numpy as np
 
@@ -219,24 +253,40 @@ def _weights(entries: _Vocab, seed: int, *, n_layer: int, n_embd: int, n_kv: int
         weights[0] = 0
         return weights
 
-    n_vocab = len(entries.tokens)
-    embedding = matrix(n_vocab, n_embd, 1.0)
-    embedding[:, 0] = 4.0
+    def norm(size: int) -> Matrix:
+        # Those of the other architectures differ from number to number, so that tests see what becomes of them.
+        ones = np.ones(size, dtype=np.float32)
+        return ones if architecture == "llama" else ones + rng.standard_normal(size, dtype=np.float32) * np.float32(0.2)
+
+    n_embd, gemma = sizes.n_embd, architecture.startswith("gemma")
+    # A Gemma multiplies what it reads by the root of the width, and writes by the same matrix.
+    unit = n_embd**-0.5 if gemma else 1.0
+    embedding = matrix(sizes.n_vocab, n_embd, unit)
+    embedding[:, 0] = 4.0 * unit
     yield "token_embd.weight", embedding
-    ones = np.ones(n_embd, dtype=np.float32)
-    for layer in range(n_layer):
+    for layer in range(sizes.n_layer):
         prefix = f"blk.{layer}."
-        yield prefix + "attn_norm.weight", ones
-        yield prefix + "attn_q.weight", matrix(n_embd, n_embd, n_embd**-0.5)
-        yield prefix + "attn_k.weight", matrix(n_kv, n_embd, n_embd**-0.5)
-        yield prefix + "attn_v.weight", matrix(n_kv, n_embd, n_embd**-0.5)
-        yield prefix + "attn_output.weight", writes_back(n_embd, n_embd)
-        yield prefix + "ffn_norm.weight", ones
-        yield prefix + "ffn_gate.weight", matrix(n_ff, n_embd, n_embd**-0.5)
-        yield prefix + "ffn_up.weight", matrix(n_ff, n_embd, n_embd**-0.5)
-        yield prefix + "ffn_down.weight", writes_back(n_embd, n_ff)
-    yield "output_norm.weight", ones
-    output = matrix(n_vocab, n_embd, scale * n_embd**-0.5)
+        yield prefix + "attn_norm.weight", norm(n_embd)
+        for name, rows in (("attn_q", sizes.n_q), ("attn_k", sizes.n_kv), ("attn_v", sizes.n_kv)):
+            yield f"{prefix}{name}.weight", matrix(rows, n_embd, n_embd**-0.5)
+            if architecture == "qwen2":
+                yield f"{prefix}{name}.bias", rng.standard_normal(rows, dtype=np.float32) * np.float32(0.3)
+        if architecture in {"qwen3", "gemma3"}:
+            yield prefix + "attn_q_norm.weight", norm(sizes.head)
+            yield prefix + "attn_k_norm.weight", norm(sizes.head)
+        yield prefix + "attn_output.weight", writes_back(n_embd, sizes.n_q)
+        if gemma:
+            yield prefix + "post_attention_norm.weight", norm(n_embd)
+        yield prefix + "ffn_norm.weight", norm(n_embd)
+        yield prefix + "ffn_gate.weight", matrix(sizes.n_ff, n_embd, n_embd**-0.5)
+        yield prefix + "ffn_up.weight", matrix(sizes.n_ff, n_embd, n_embd**-0.5)
+        yield prefix + "ffn_down.weight", writes_back(n_embd, sizes.n_ff)
+        if gemma:
+            yield prefix + "post_ffw_norm.weight", norm(n_embd)
+    yield "output_norm.weight", norm(n_embd)
+    if gemma:
+        return  # its output is its embedding
+    output = matrix(sizes.n_vocab, n_embd, scale * n_embd**-0.5)
     output[:, 0] = np.array(entries.rarity, dtype=np.float32) * np.float32(-scale / 2)
     yield "output.weight", output
 

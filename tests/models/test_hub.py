@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -27,9 +28,9 @@ SCRIPT = """
 import sys, time
 time.sleep = lambda seconds: None
 from matrix_py.errors import ModelError
-from matrix_py.models.hub import resolve
+from matrix_py.models.hub import resolve, resolve_repository
 try:
-    print(resolve(sys.argv[1]))
+    print(resolve(sys.argv[1]) if ".gguf" in sys.argv[1] else resolve_repository(sys.argv[1], ["*.json"]))
 except ModelError as error:
     print("ERROR", error)
 """
@@ -53,6 +54,19 @@ class Hub:
         content = self.files.get((repo_id, revision, name))
         return (404, "EntryNotFound", b"") if content is None else (200, "", content)
 
+    def describe(self, path: str) -> tuple[int, str, bytes]:
+        """Answer what a repository holds: `/api/models/owner/repo/revision/main`, or `tree` in the place of `revision`."""
+        parts = unquote(path).partition("?")[0].strip("/").split("/")
+        repo_id, revision = "/".join(parts[2:4]), parts[-1]
+        names = [name for repo, known, name in self.files if (repo, known) == (repo_id, revision)]
+        if parts[:2] != ["api", "models"] or not names:
+            return 404, "RepoNotFound", b""
+        if parts[4] == "tree":
+            tree = [{"type": "file", "path": name, "oid": "0" * 40, "size": len(name)} for name in names]
+            return 200, "", json.dumps(tree).encode()
+        about = {"id": repo_id, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        return 200, "", json.dumps(about).encode()
+
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
@@ -60,7 +74,7 @@ def hub() -> Iterator[Hub]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, code, content = hub.answer(self.path) if "/resolve/" in self.path else (404, "", b"")
+            status, code, content = hub.answer(self.path) if "/resolve/" in self.path else hub.describe(self.path)
             hub.requests.append((self.command, self.path, self.headers.get("Authorization", "")))
             self.send_response(status)
             if code:
@@ -237,3 +251,19 @@ def test_offline_a_cached_file_is_found_and_another_is_not(hub: Hub, fetch: Fetc
     assert found == path
     assert "HF_HUB_OFFLINE is set: unset it" in missed
     assert hub.requests == []
+
+
+def test_a_repository_is_downloaded_without_the_files_that_nobody_asked_for(fetch: Fetch, hub: Hub) -> None:
+    for revision in ("main", COMMIT):
+        for name in ("config.json", "tokenizer.json", "weights.bin"):
+            hub.files["owner/repo", revision, name] = name.encode()
+    folder = Path(fetch("owner/repo"))
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "tokenizer.json"]
+    assert (folder / "config.json").read_bytes() == b"config.json"
+
+
+def test_a_repository_that_is_not_there_is_one_line(fetch: Fetch, hub: Hub) -> None:
+    assert fetch("owner/none") == (
+        f"ERROR model 'owner/none' cannot be fetched: {hub.endpoint} shows no repository 'owner/none': check the name; "
+        "if it is private, set HF_TOKEN"
+    )
