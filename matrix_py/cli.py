@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from matrix_py.bench.commands import app as bench_app
+from matrix_py.dataset.commands import export
 from matrix_py.diff.command import diff
 from matrix_py.embedded import EMBEDDED
 from matrix_py.errors import ConfigError, DivergenceError, MatrixError
@@ -35,6 +36,7 @@ from matrix_py.options import (
 )
 from matrix_py.queries import sql
 from matrix_py.reuse.commands import fork, regenerate
+from matrix_py.tune.commands import tune
 from matrix_py.types import KvMode, KvType
 
 if TYPE_CHECKING:
@@ -270,6 +272,8 @@ app.command()(diff)
 app.command()(reask)
 app.command()(attribute)
 app.command()(ablate)
+app.command()(export)
+app.command()(tune)
 
 
 @app.command()

@@ -38,6 +38,8 @@ COMMANDS = [
     "reask",
     "attribute",
     "ablate",
+    "export",
+    "tune",
     "show",
     "sql",
     "label",
