@@ -14,6 +14,8 @@ _JOB, _ROWS = "job.json", "rows.msgpack"
 METRICS = "metrics.jsonl"
 ADAPTER = "adapter"
 CHECKPOINT = "checkpoint-"
+# Shorter packs would hold too few rows to be full.
+_SHORTEST_PACK = 512
 
 
 class Tokens(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -28,6 +30,13 @@ class Rows(msgspec.Struct, frozen=True):
 
     train: list[Tokens]
     held_out: list[Tokens]
+
+    def sequence_tokens(self, options: TuneOptions) -> int:
+        """Return how many tokens a sequence may hold. A pack is no longer than the longest row needs: its cost grows with its square."""
+        if not options.packing:
+            return options.max_tokens
+        longest = max(len(row.ids) for rows in (self.train, self.held_out) for row in rows)
+        return min(max(longest, _SHORTEST_PACK), options.max_tokens)
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,8 +33,8 @@ class TuneOptions:
         epochs: how often each row is seen; it may be a fraction.
         batch: sequences that a device computes at once. Packed, one sequence holds several rows.
         accumulation: batches a step.
-        max_tokens: tokens of a sequence. Longer rows are left out, never cut.
-        packing: put several rows into one sequence; none sees another.
+        max_tokens: of a row, and of a sequence. Longer rows are left out, never cut.
+        packing: put several rows into one sequence, about as long as the longest row; none sees another.
         qlora: hold the base's matrices in 4 bits.
         bf16: compute in bfloat16; None for where there is a GPU.
         checkpointing: compute activations again in the place of keeping them (gradient checkpointing); None for where there is a GPU.

@@ -48,7 +48,7 @@ class EncodedRows:
         if not options.packing:
             return len(lengths)
         parts = [lengths[at : at + _PACKED_TOGETHER] for at in range(0, len(lengths), _PACKED_TOGETHER)]
-        return sum(num_packs(part, options.max_tokens) for part in parts)
+        return sum(num_packs(part, self.rows.sequence_tokens(options)) for part in parts)
 
     def num_steps(self, options: TuneOptions) -> int:
         """Return how many steps the training has."""

@@ -61,7 +61,8 @@ def train(folder: Path, job: Job, tell: Tell, *, stopping: Callable[[], bool] = 
     # All is there now. With each checkpoint, PEFT would ask a hub what is known of the base's name.
     os.environ["HF_HUB_OFFLINE"] = "1"
     course = _Course(folder, options, tell, stopping)
-    trainer = _Trainer(course, model, read_rows(folder), _arguments(folder, options, gpu=gpu, half=half))
+    rows = read_rows(folder)
+    trainer = _Trainer(course, model, rows, _arguments(folder, options, rows.sequence_tokens(options), gpu=gpu, half=half))
     if trainer.accelerator.num_processes != options.processes:
         raise TuningError(f"--processes is {options.processes}, and {trainer.accelerator.num_processes} came up: give what the machine has")
     with course.clock:
@@ -274,7 +275,7 @@ class _Steps(TrainerCallback):
             course.stopped = control.should_save = control.should_training_stop = True
 
 
-def _arguments(folder: Path, options: TuneOptions, *, gpu: bool, half: bool) -> SFTConfig:
+def _arguments(folder: Path, options: TuneOptions, sequence_tokens: int, *, gpu: bool, half: bool) -> SFTConfig:
     return SFTConfig(
         output_dir=str(folder / _PARTIAL),
         num_train_epochs=options.epochs,
@@ -285,7 +286,7 @@ def _arguments(folder: Path, options: TuneOptions, *, gpu: bool, half: bool) -> 
         lr_scheduler_type="cosine",
         warmup_steps=options.warmup,
         weight_decay=0.0,
-        max_length=options.max_tokens,
+        max_length=sequence_tokens,
         packing=options.packing,
         bf16=half,
         gradient_checkpointing=gpu if options.checkpointing is None else options.checkpointing,

@@ -84,6 +84,21 @@ def alone(model: Path, rows: list[Tokens], *, together: bool = False) -> float:
     return total / count
 
 
+@pytest.mark.parametrize(
+    ("longest", "given", "tokens"),
+    [
+        (40, {}, 512),
+        (700, {}, 700),
+        (900, {"max_tokens": 800}, 800),
+        (40, {"packing": False}, 2048),
+    ],
+)
+def test_a_pack_is_no_longer_than_the_longest_row_needs(longest: int, given: dict[str, object], tokens: int) -> None:
+    rows = Rows([Tokens([3] * 8, 2)], [Tokens([3] * longest, 2)])
+
+    assert rows.sequence_tokens(recipe_options(Recipe.DEFAULT, **given)) == tokens
+
+
 def test_the_loss_is_on_completions_alone_and_packed_rows_do_not_see_one_another(tmp_path: Path, model: Path) -> None:
     by_itself, as_one_text = alone(model, ROWS.held_out), alone(model, ROWS.held_out, together=True)
     losses = {}
