@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from matrix_py import _core
 from matrix_py.errors import ModelError
 from matrix_py.models.hub import printable
 from matrix_py.tune.drafting import draft
@@ -59,6 +60,7 @@ class Adapter:
 
     Attributes:
         folder: where PEFT saved it.
+        name: what GGUFs call it, by its weights: the same adapter in another folder makes the same files.
         alpha: what a GGUF holds as `adapter.lora.alpha`: llama.cpp multiplies by alpha / rank.
     """
 
@@ -82,6 +84,7 @@ class Adapter:
             msg = f"folder {str(folder)!r} holds no adapter of PEFT ({printable(error)}): name one with adapter_config.json"
             raise ModelError(msg) from error
         self._check(config)
+        self.name = f"adapter {_core.hash_file(folder / 'adapter_model.safetensors').hex()[:12]}"
         self.alpha = float(config["lora_alpha"])
         if config.get("use_rslora"):
             self.alpha *= math.sqrt(config["r"])
@@ -152,7 +155,7 @@ def write_adapter(adapter: Adapter, out: Path, layout: Layout) -> None:
         writer = gguf.GGUFWriter(path, layout.architecture.name)
         try:
             writer.add_type(gguf.GGUFType.ADAPTER)
-            writer.add_name(adapter.folder.name)
+            writer.add_name(adapter.name)
             writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
             writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter.alpha)
             for name, delta in deltas:

@@ -45,7 +45,7 @@ def merge(base: Path, adapter: Adapter, out: Path, *, on_progress: Callable[[int
     with draft(out) as path:
         writer = gguf.GGUFWriter(path, file.architecture.name)
         try:
-            _copy_metadata(file, writer, name=f"{file.value('general.name', base.stem)} + {adapter.folder.name}")
+            _copy_metadata(file, writer, name=f"{file.value('general.name', base.stem)} + {adapter.name}")
             tensors = [_Merged(file, name, deltas.get(name)) for name in file.tensors]
             for tensor in tensors:
                 writer.add_tensor_info(tensor.name, tensor.shape, tensor.dtype, tensor.num_bytes, raw_dtype=tensor.kind)
