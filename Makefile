@@ -18,7 +18,7 @@ ASKED := $(if $(PYTHON),$(shell $$(PYTHON='$(PYTHON)' sh tools/python.sh 2>/dev/
 FRESH := $(if $(MADE),$(if $(findstring |$(CURDIR)|$(ASKED),$(MADE)),,--fresh))
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-23s%s\n", $$1, $$2 }'
 
 demo: .venv/.core ## rehearse answers with the embedded model, from set-up to replay
 	@.venv/bin/matrix demo
@@ -54,6 +54,8 @@ format: .venv/.deps ## format Rust and Python, and sort imports
 	$(PY) -m ruff format
 
 build: .venv/.core ## set up .venv and build the Rust core
+
+train: .venv/.core .venv/.train ## install what `matrix tune` needs besides (3 GB for torch)
 
 # Goes on where it was stopped; build/embedded can be removed to begin anew.
 embedded-model: .venv/.core .venv/.train ## train the embedded model anew (an hour and a half on two cores; 3 GB for torch)
@@ -92,4 +94,4 @@ distclean: clean ## remove .venv too
 	rm -rf .venv
 
 FORCE:
-.PHONY: help demo test lint lint-rust lint-python test-rust test-python format build embedded-model record vocab check clean distclean FORCE
+.PHONY: help demo test lint lint-rust lint-python test-rust test-python format build train embedded-model record vocab check clean distclean FORCE

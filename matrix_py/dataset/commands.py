@@ -3,13 +3,16 @@
 import enum
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matrix_py.dataset.formats import RowFormat
 from matrix_py.errors import ConfigError
 from matrix_py.options import Quiet
+
+if TYPE_CHECKING:
+    from matrix_py.dataset import DatasetOptions
 
 
 class Helpful(enum.StrEnum):
@@ -45,17 +48,38 @@ Near = Annotated[
 ]
 
 
-def read_mix(text: str) -> tuple[int, int, int]:
-    """Return a ratio.
+def dataset_options(
+    *,
+    mix: str,
+    helpful: Helpful,
+    benign: list[str] | None,
+    exclude: list[str] | None,
+    max_rows: int | None,
+    held_out: float,
+    seed: int,
+    near: float,
+) -> "DatasetOptions":
+    """Return what these options ask for.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: `mix` is no ratio.
     """
+    from matrix_py.dataset.options import DatasetOptions
+
     try:
-        aligned, helpful, simulation = map(int, text.split(":"))
+        aligned, helpful_share, simulation = map(int, mix.split(":"))
     except ValueError:
-        raise ConfigError(f"--mix is {text!r}: give three whole numbers for aligned:helpful:simulation, such as 1:1:1") from None
-    return aligned, helpful, simulation
+        raise ConfigError(f"--mix is {mix!r}: give three whole numbers for aligned:helpful:simulation, such as 1:1:1") from None
+    return DatasetOptions(
+        mix=(aligned, helpful_share, simulation),
+        helpful=helpful.value,
+        benign=tuple(benign or ()),
+        exclude=tuple(exclude or ()),
+        max_rows=max_rows,
+        held_out=held_out,
+        seed=seed,
+        near=near,
+    )
 
 
 def export(
@@ -88,7 +112,7 @@ def export(
 
     Each row can be traced to its scene: the logs get the dataset's hash, its rows, and why other turns gave none.
     """
-    from matrix_py.dataset import DatasetOptions, build
+    from matrix_py.dataset import build
     from matrix_py.dataset.export import check_folder
     from matrix_py.dataset.export import export as write
     from matrix_py.dataset.recording import record_in
@@ -100,15 +124,8 @@ def export(
         raise ConfigError("--out is missing: give the folder to make, such as --out dataset, or --dry-run")
     if out is not None and not dry_run:
         check_folder(out, overwrite=overwrite)
-    options = DatasetOptions(
-        mix=read_mix(mix),
-        helpful=helpful.value,
-        benign=tuple(benign or ()),
-        exclude=tuple(exclude or ()),
-        max_rows=max_rows,
-        held_out=held_out,
-        seed=seed,
-        near=near,
+    options = dataset_options(
+        mix=mix, helpful=helpful, benign=benign, exclude=exclude, max_rows=max_rows, held_out=held_out, seed=seed, near=near
     )
     with counting("scenes", quiet=quiet) as progress:
         dataset = build(runs, options, on_progress=progress)

@@ -48,6 +48,19 @@ def attach_new(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     connection.execute("USE log")
 
 
+@contextlib.contextmanager
+def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Write in one transaction: all that is done in here is there after it, or, if it is left by an exception, nothing is changed."""
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
 def quoted(path: Path) -> str:
     """Return a path as an SQL string."""
     return "'{}'".format(str(path).replace("'", "''"))

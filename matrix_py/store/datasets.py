@@ -1,6 +1,5 @@
 """The tables `datasets` and `dataset_rows`: what was made of a log's scenes for training, and what was left out of it, and why."""
 
-import contextlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice
@@ -9,7 +8,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from matrix_py.store.connection import one_line
+from matrix_py.store.connection import one_line, transaction
 
 # Rows that are inserted together.
 _MAX_ROWS = 5000
@@ -62,22 +61,15 @@ class DatasetTables:
         Raises:
             StoreError: the log cannot be written.
         """
-        with one_line(self._path):
-            self._connection.execute("BEGIN")
-            try:
-                for table in ("datasets", "dataset_rows"):
-                    self._connection.execute(f"DELETE FROM {table} WHERE dataset = ?", [dataset])
-                now = datetime.now(UTC).replace(tzinfo=None)
-                self._connection.execute("INSERT INTO datasets VALUES (?, ?, ?, ?)", [dataset, now, options.decode(), counts.decode()])
-                source = iter(rows)
-                while page := [*islice(source, _MAX_ROWS)]:
-                    self._connection.execute(
-                        "INSERT INTO dataset_rows SELECT $1, unnest($2::UINTEGER[]), unnest($3::BLOB[]), unnest($4::VARCHAR[]), "
-                        "unnest($5::BLOB[]), unnest($6::VARCHAR[]), unnest($7::UINTEGER[]), unnest($8::VARCHAR[]), unnest($9::VARCHAR[])",
-                        [dataset, *(list(column) for column in zip(*page, strict=True))],
-                    )
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(duckdb.Error):
-                    self._connection.execute("ROLLBACK")
-                raise
+        with one_line(self._path), transaction(self._connection):
+            for table in ("datasets", "dataset_rows"):
+                self._connection.execute(f"DELETE FROM {table} WHERE dataset = ?", [dataset])
+            now = datetime.now(UTC).replace(tzinfo=None)
+            self._connection.execute("INSERT INTO datasets VALUES (?, ?, ?, ?)", [dataset, now, options.decode(), counts.decode()])
+            source = iter(rows)
+            while page := [*islice(source, _MAX_ROWS)]:
+                self._connection.execute(
+                    "INSERT INTO dataset_rows SELECT $1, unnest($2::UINTEGER[]), unnest($3::BLOB[]), unnest($4::VARCHAR[]), "
+                    "unnest($5::BLOB[]), unnest($6::VARCHAR[]), unnest($7::UINTEGER[]), unnest($8::VARCHAR[]), unnest($9::VARCHAR[])",
+                    [dataset, *(list(column) for column in zip(*page, strict=True))],
+                )

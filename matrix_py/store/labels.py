@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import duckdb
 
-from matrix_py.store.connection import one_line, sql
+from matrix_py.store.connection import one_line, sql, transaction
 
 # Scenes whose texts are in memory at a time.
 PAGE = 200
@@ -89,15 +89,8 @@ class LabelTables:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Write in one transaction: all that is added in here is there after it, or, if it is left by an exception, nothing is changed."""
-        with one_line(self._path):
-            self._writer.execute("BEGIN")
-            try:
-                yield
-                self._writer.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(duckdb.Error):
-                    self._writer.execute("ROLLBACK")
-                raise
+        with one_line(self._path), transaction(self._writer):
+            yield
 
     def remove(self, detector: str) -> None:
         """Remove what a detector found, in whatever version."""

@@ -14,7 +14,7 @@ import msgspec
 from matrix_py import _core
 from matrix_py.errors import FormatError, StoreError
 from matrix_py.store.asking import Parameters, prepare_queries, run_query, run_query_arrow
-from matrix_py.store.connection import connect, one_line, quoted, remove, sql
+from matrix_py.store.connection import connect, one_line, quoted, remove, sql, transaction
 from matrix_py.store.datasets import DatasetTables
 from matrix_py.store.draft import FORMAT, OLDEST_FORMAT, drafted, filled, upgrade_tables
 from matrix_py.store.labels import LabelTables
@@ -348,13 +348,7 @@ def decode_record(path: Path, row: tuple[Any, ...] | None) -> tuple[int, RunReco
 
 def _upgrade(connection: duckdb.DuckDBPyConnection, number: int) -> None:
     """Bring a log of an older format to today's, in one transaction: what came later, and today's views."""
-    connection.execute("BEGIN")
-    try:
+    with transaction(connection):
         upgrade_tables(connection, number)
         make_views(connection)
         connection.execute("UPDATE run SET format = ?", [FORMAT])
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):
-            connection.execute("ROLLBACK")
-        raise

@@ -1,14 +1,13 @@
 """The tables `tunings` and `tuning_steps`: models that were tuned on datasets of a log, and how their training went."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 
-from matrix_py.store.connection import one_line
+from matrix_py.store.connection import one_line, transaction
 
 
 class TuningStep(NamedTuple):
@@ -57,7 +56,7 @@ class TuningTables:
         Raises:
             StoreError: the log cannot be written.
         """
-        with one_line(self._path), self._transaction():
+        with one_line(self._path), transaction(self._connection):
             for table in ("tunings", "tuning_steps"):
                 self._connection.execute(f"DELETE FROM {table} WHERE tuning = ?", [tuning])
             self._connection.execute(
@@ -72,7 +71,7 @@ class TuningTables:
         """
         if not steps:
             return
-        with one_line(self._path), self._transaction():
+        with one_line(self._path), transaction(self._connection):
             numbers = [step.step for step in steps]
             self._connection.execute(
                 "DELETE FROM tuning_steps WHERE tuning = ? AND step IN (SELECT unnest(?::UINTEGER[]))", [tuning, numbers]
@@ -99,17 +98,6 @@ class TuningTables:
             self._connection.execute(
                 "UPDATE tunings SET finished_at = ?, adapter = ?, merged = ? WHERE tuning = ?", [_now(), adapter, merged, tuning]
             )
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(duckdb.Error):
-                self._connection.execute("ROLLBACK")
-            raise
 
 
 def _now() -> datetime:

@@ -5,7 +5,7 @@ import contextlib
 import duckdb
 
 from matrix_py import _core
-from matrix_py.store.connection import sql
+from matrix_py.store.connection import sql, transaction
 
 
 def make_views(connection: duckdb.DuckDBPyConnection) -> None:
@@ -20,14 +20,8 @@ def renew_views(connection: duckdb.DuckDBPyConnection) -> None:
     found = connection.execute("SELECT comment FROM duckdb_views() WHERE view_name = 'scene' AND NOT internal").fetchone()
     if found is not None and found[0] == _mark():
         return
-    connection.execute("BEGIN")
-    try:
+    with transaction(connection):
         make_views(connection)
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):
-            connection.execute("ROLLBACK")
-        raise
 
 
 def shadow_views(connection: duckdb.DuckDBPyConnection) -> None:

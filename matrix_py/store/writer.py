@@ -12,7 +12,7 @@ import duckdb
 
 from matrix_py import _core
 from matrix_py.errors import StoreError
-from matrix_py.store.connection import first_line
+from matrix_py.store.connection import first_line, transaction
 
 # A commit takes some milliseconds of a CPU, whatever is in it, and on a busy machine tens of milliseconds. So the next begins as late as it
 # may, by how long the slowest of the latest took, for a crash to lose no more than a quarter of a second.
@@ -122,19 +122,13 @@ class Inserter:
         filled = [(table, batch) for table, batch in zip(_TABLES, batches, strict=True) if len(batch)]
         for table, batch in filled:
             self._put(table, batch)
-        self._connection.execute("BEGIN")
-        try:
+        with transaction(self._connection):
             for table, _ in filled:
                 # Once drained, for what is in the batch by then.
                 ask = table == "texts" and not event_log.knows_all_texts
                 self._connection.execute(_NEW_TEXTS if ask else f"INSERT INTO {table} FROM new_{table}")
             if also is not None:
                 also()
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(duckdb.Error):
-                self._connection.execute("ROLLBACK")
-            raise
         return True
 
     def close(self) -> None:

@@ -116,14 +116,13 @@ def _results(card: Card) -> list[tuple[str, str]]:
     started, finished = card.started, card.finished
     learnt = [step.loss for step in card.steps if step.loss is not None]
     held_out = [step.held_out_loss for step in card.steps if step.held_out_loss is not None]
-    rate = finished.num_tokens / max(finished.seconds, 1e-9)
     results = [
         ("steps", str(finished.step)),
         ("training loss, first and last step", f"{learnt[0]:.4f}, {learnt[-1]:.4f}" if learnt else "none"),
         ("held-out loss, before and after", f"{held_out[0]:.4f}, {held_out[-1]:.4f}" if held_out else "not measured"),
         ("parameters trained", f"{started.trainable} of {started.parameters + started.trainable}"),
         ("device", started.device),
-        ("time", f"{finished.seconds:.0f} s, {rate:.0f} tokens/s without padding"),
+        ("time", f"{finished.seconds:.0f} s, {finished.tokens_per_second:.0f} tokens/s without padding"),
         ("peak memory", f"{finished.peak_bytes / 2**30:.2f} GiB"),
     ]
     return results

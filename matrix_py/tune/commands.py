@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from matrix_py.dataset.commands import Benign, Exclude, HeldOut, Helpful, HelpfulText, MaxRows, Mix, Near, read_mix
+from matrix_py.dataset.commands import Benign, Exclude, HeldOut, Helpful, HelpfulText, MaxRows, Mix, Near, dataset_options
 from matrix_py.errors import ConfigError
 from matrix_py.experiments import EXIT_INTERRUPTED
 from matrix_py.options import ChatTemplate, Output, OutputFormat, Quiet
@@ -95,7 +95,6 @@ def tune(
     quiet: Quiet = False,
 ) -> None:
     """Train an adapter (LoRA) on what scenes came to, in a process of its own, and write it for `simulate --lora` and for PEFT."""
-    from matrix_py.dataset import DatasetOptions
     from matrix_py.terminal import json_text, line, notice
     from matrix_py.tune.progress import TuneProgress
     from matrix_py.tune.report import forecast_document, forecast_lines, summary_document, summary_lines
@@ -129,15 +128,8 @@ def tune(
         runs=tuple(runs),
         out=out or Path(),
         base=base,
-        dataset=DatasetOptions(
-            mix=read_mix(mix),
-            helpful=helpful.value,
-            benign=tuple(benign or ()),
-            exclude=tuple(exclude or ()),
-            max_rows=max_rows,
-            held_out=held_out,
-            seed=seed,
-            near=near,
+        dataset=dataset_options(
+            mix=mix, helpful=helpful, benign=benign, exclude=exclude, max_rows=max_rows, held_out=held_out, seed=seed, near=near
         ),
         options=options,
         chat_template=chat_template,

@@ -57,7 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     options: TuneOptions
 
     def differences(self, other: Job) -> list[str]:
-        """Return what another job has otherwise, in words; how it is computed (`threads`, `processes`) may differ."""
+        """Return what another job has otherwise, in words; `threads` and `checkpoint_every` may differ."""
         mine, theirs = self._identity(), other._identity()
         return [f"{name} {mine[name]}, not {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
@@ -65,7 +65,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         options = msgspec.to_builtins(self.options)
         for name in ("threads", "checkpoint_every"):
             del options[name]
-        return {"base": self.base_hash, "dataset": self.dataset, **options}
+        return {"base": self.base_hash, "dataset": self.dataset, "chat_template": self.chat_template, **options}
 
 
 def write_job(folder: Path, job: Job, rows: Rows) -> None:

@@ -23,7 +23,19 @@ class Started(Message, frozen=True, kw_only=True, tag="started"):
     device: str
 
 
-class Step(Message, frozen=True, kw_only=True, tag="step"):
+class Measured(Message, frozen=True, kw_only=True):
+    """How far a training has come."""
+
+    num_tokens: int  # computed since the beginning, without padding
+    seconds: float  # of training since the beginning, without evaluations and checkpoints
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Its pace."""
+        return self.num_tokens / max(self.seconds, 1e-9)
+
+
+class Step(Measured, frozen=True, kw_only=True, tag="step"):
     """The optimiser made a step."""
 
     step: int  # from 1 on
@@ -31,8 +43,6 @@ class Step(Message, frozen=True, kw_only=True, tag="step"):
     loss: float  # mean over the step's tokens that are learnt
     learning_rate: float
     grad_norm: float | None
-    num_tokens: int  # computed since the beginning, without padding
-    seconds: float  # of training since the beginning, without evaluations and checkpoints
 
 
 class HeldOut(Message, frozen=True, kw_only=True, tag="held_out"):
@@ -48,13 +58,11 @@ class Saved(Message, frozen=True, kw_only=True, tag="saved"):
     step: int
 
 
-class Finished(Message, frozen=True, kw_only=True, tag="finished"):
+class Finished(Measured, frozen=True, kw_only=True, tag="finished"):
     """The adapter is written, or training was stopped behind a checkpoint."""
 
     stopped: bool
     step: int
-    num_tokens: int
-    seconds: float
     peak_bytes: int  # of the GPU's memory, or of the process's
     versions: dict[str, str]
 

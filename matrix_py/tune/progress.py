@@ -61,8 +61,8 @@ class TuneProgress:
             case HeldOut():
                 self._held_out = f", held out {message.loss:.4f}"
             case Step():
-                rate = message.num_tokens / max(message.seconds, 1e-9)
-                self.done("steps", message.step, self._steps, f"loss {message.loss:.4f}{self._held_out}, {rate:.0f} tokens/s")
+                pace = f"{message.tokens_per_second:.0f} tokens/s"
+                self.done("steps", message.step, self._steps, f"loss {message.loss:.4f}{self._held_out}, {pace}")
 
     def __enter__(self) -> Self:
         return self

@@ -63,7 +63,7 @@ def summary_lines(summary: TuneSummary) -> list[str]:
         (f"loss {learnt[0]:.4f} to {learnt[-1]:.4f}" if learnt else "no step")
         + (f", held out {held_out[0]:.4f} to {held_out[-1]:.4f}" if held_out else ""),
         f"{summary.out}: {files}; {finished.step} steps, {finished.num_tokens} tokens in {finished.seconds:.1f} s "
-        f"({summary.tokens_per_second:.0f} tokens/s), peak memory {finished.peak_bytes / _GIB:.2f} GiB",
+        f"({summary.finished.tokens_per_second:.0f} tokens/s), peak memory {finished.peak_bytes / _GIB:.2f} GiB",
     ]
 
 
@@ -79,7 +79,7 @@ def summary_document(summary: TuneSummary) -> dict[str, Any]:
         "steps": [step._asdict() for step in summary.steps],
         "tokens": finished.num_tokens,
         "seconds": finished.seconds,
-        "tokens_per_second": summary.tokens_per_second,
+        "tokens_per_second": summary.finished.tokens_per_second,
         "peak_bytes": finished.peak_bytes,
         "too_long": summary.rows.too_long,
     }

@@ -119,11 +119,6 @@ class TuneSummary:
     adapter: str | None
     merged: str | None
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens a second of training, without padding."""
-        return self.finished.num_tokens / max(self.finished.seconds, 1e-9)
-
 
 def forecast(request: TuneRequest, *, reporter: Reporter | None = None) -> Forecast:
     """Say what a tuning would be: rows, tokens, steps, memory. Nothing is written and no weights are loaded.

@@ -4,8 +4,10 @@ import random
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from matrix_py.errors import TuningError
@@ -165,3 +167,12 @@ def test_a_kill_and_a_full_disk_change_nothing_of_the_curve_nor_of_the_adapter(t
     assert curve(rough) == curve(calm)
     weights = [(folder / ADAPTER / "adapter_model.safetensors").read_bytes() for folder in (calm, rough)]
     assert weights[0] == weights[1]
+
+
+def test_a_tuning_goes_on_only_as_it_was_begun_but_for_threads_and_checkpoints(tmp_path: Path, model: Path) -> None:
+    job = begin(tmp_path, model)
+    options = job.options
+
+    assert job.differences(msgspec.structs.replace(job, tuning="another", options=replace(options, threads=2, checkpoint_every=3))) == []
+    assert job.differences(msgspec.structs.replace(job, chat_template="chatml")) == ["chat_template None, not chatml"]
+    assert job.differences(msgspec.structs.replace(job, options=replace(options, seed=9))) == ["seed 0, not 9"]
